@@ -1,0 +1,73 @@
+# Every target builds .venv/ from requirements.lock first, and runs from it. Any order, as often as you like;
+# after the first time nothing is installed and no network is used.
+#
+#   make demo     the whole line on the embedded data (ARGS="--quick" for a few minutes' worth)
+#   make test     the tests (ARGS="-k store" to choose); make test-slow: the slow-marked ones
+#   make check    format, lint, types, guards
+
+# the first Python that is new enough, unless PYTHON is given
+PYTHON ?= $(shell for each in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$each" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$each" && break; done)
+ARGS ?=
+
+BIN := .venv/bin
+RUN := $(BIN)/python -m
+
+# The marks name what was installed: contents, not times, so a checkout or a touch installs nothing again,
+# and a moved folder is mended. pip reads the user's own configuration (indexes, certificates, wheels).
+LOCKED := .venv/.locked-$(shell cat requirements.lock | cksum | tr ' ' '-')
+READY := .venv/.ready-$(shell { pwd; cat requirements.lock pyproject.toml; } | cksum | tr ' ' '-')
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test test-slow check format lint types guards lock clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+$(LOCKED):
+	@test -n "$(PYTHON)" || { echo "make: wanted Python 3.11 or newer as python3; set PYTHON=/path/to/python3"; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(RUN) pip install --quiet --disable-pip-version-check -r requirements.lock
+	@rm -f .venv/.locked-* && touch $@
+
+$(READY): $(LOCKED)
+	$(RUN) pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@rm -f .venv/.ready-* && touch $@
+
+install: $(READY)
+
+demo: $(READY)
+	$(BIN)/mmgen demo $(ARGS)
+
+test: $(READY)
+	$(RUN) pytest $(ARGS)
+
+test-slow: $(READY)
+	$(RUN) pytest -m slow $(ARGS)
+
+check: lint types guards
+
+# changes files; `lint` only says what it would change
+format: $(READY)
+	$(RUN) ruff format .
+	$(RUN) ruff check --fix .
+
+lint: $(READY)
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+
+types: $(READY)
+	$(RUN) mypy
+
+guards: $(READY)
+	$(RUN) pytest -q tests/guards
+
+# new versions within pyproject.toml's bounds and [tool.uv]'s constraints; then the files that repeat them
+lock: $(READY)
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --upgrade --no-header \
+		--output-file requirements.lock pyproject.toml
+	$(BIN)/python docker/split_lock.py
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
