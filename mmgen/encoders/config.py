@@ -1,0 +1,17 @@
+"""Settings of the trainable encoders."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from mmgen.settings import Settings
+
+
+class EncoderConfig(Settings):
+    """One slot's encoder, by its name in the table."""
+
+    kind: Literal["bilstm_text", "bilstm_rows", "cnn_image", "cnn_mel", "resnet18_image"]
+    #: width of what it gives out
+    width: int = 256
+    #: local safetensors to start from; None: random
+    weights: str | None = None

@@ -1,0 +1,41 @@
+"""Settings of `evaluate` and its gate."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from mmgen.settings import Settings
+
+
+class FloorsConfig(Settings):
+    """What the gate wants. The labelled floors count where there are judges, the others where there are none."""
+
+    mean_coherence: float = Field(0.8, ge=0, le=1)
+    each_coherence: float = Field(0.6, ge=0, le=1)
+    joint_coherence: float = Field(0.4, ge=0, le=1)
+    #: recall@1 of the condition among 100, mean over directions
+    retrieval: float = Field(0.05, ge=0, le=1)
+    #: kernel distance may be at most this many times the real-vs-real floor plus its standard error; None: not gated
+    kernel_ratio: float | None = None
+
+
+class EvaluateConfig(Settings):
+    """What is sampled and what the gate wants."""
+
+    #: test keys frozen in the evaluation set
+    max_samples: int = Field(500, ge=1)
+    guidance: float = 2.0
+    #: guidance of joint sampling, which has no condition
+    joint_guidance: float = 1.0
+    #: sampler steps
+    steps: int = Field(20, ge=1)
+    seed: int = 0
+    floors: FloorsConfig = FloorsConfig()
+
+
+class RegisterConfig(Settings):
+    """What becomes of a model in the registry."""
+
+    alias: str = Field("champion", pattern=r"^[a-z][a-z0-9_-]*$")
+    #: move the alias when the gate passes
+    promote: bool = True

@@ -1,0 +1,70 @@
+"""Per-slot preprocessing, and the thresholds of the checks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mmgen.settings import Settings
+
+
+class ImageSlot(Settings):
+    """An image slot: decoded, resized and cropped to a square, normalised by (x/255 - mean) / std."""
+
+    modality: Literal["image"] = "image"
+    #: column of the source; None: the source's `image` for the slot named image
+    column: str | None = None
+    size_px: int = Field(32, ge=8, le=1024)
+    channels: Literal[1, 3] = 3
+    #: stretch: to the square; fit: shorter side to the size, then crop; pad: longer side to the size, then pad
+    resize: Literal["stretch", "fit", "pad"] = "fit"
+    crop: Literal["centre", "random"] = "centre"
+    mean: float = 0.5
+    std: float = Field(0.5, gt=0)
+
+
+class AudioSlot(Settings):
+    """An audio slot: downmixed, resampled, cropped or padded to a length, then a log-mel spectrogram."""
+
+    modality: Literal["audio"] = "audio"
+    column: str | None = None
+    sample_rate_hz: int = Field(16_000, ge=4_000, le=192_000)
+    seconds: float = Field(1.0, gt=0, le=60)
+    mels: int = Field(64, ge=8)
+    n_fft: int = Field(1024, ge=64)
+    #: frames = seconds × sample_rate_hz / hop
+    hop: int = Field(250, ge=16)
+    f_min_hz: float = Field(0.0, ge=0)
+    f_max_hz: float | None = None
+    crop: Literal["start", "centre", "random"] = "start"
+    #: the log-mel range [floor, ceiling] in natural log maps to [-1, 1]
+    log_floor: float = -8.0
+    log_ceiling: float = 4.0
+
+
+class TextSlot(Settings):
+    """A text slot: byte-level BPE token ids, truncated to a length."""
+
+    modality: Literal["text"] = "text"
+    #: column(s); several are alternatives
+    column: str | tuple[str, ...] | None = None
+    max_tokens: int = Field(32, ge=4, le=1024)
+
+
+SlotConfig = Annotated[ImageSlot | AudioSlot | TextSlot, Field(discriminator="modality")]
+
+
+class CheckConfig(Settings):
+    """Thresholds of the per-sample checks; caps are applied before anything is decoded."""
+
+    max_image_pixels: int = 64_000_000
+    max_image_bytes: int = 64 << 20
+    min_image_side_px: int = 2
+    max_audio_seconds: float = 600.0
+    max_audio_bytes: int = 256 << 20
+    min_audio_seconds: float = 0.02
+    max_audio_channels: int = 16
+    #: quieter than this over the whole clip is silence
+    silence_dbfs: float = -70.0
+    max_text_chars: int = 10_000

@@ -1,0 +1,80 @@
+"""What travels through the line: samples, their slots, and what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Modality = Literal["text", "image", "audio"]
+MODALITIES: tuple[Modality, ...] = ("text", "image", "audio")
+Severity = Literal["reject", "flag"]
+Stage = Literal["source", "ingest", "validate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A named place of a sample; its name is the modality for the three default slots."""
+
+    name: str
+    modality: Modality
+
+
+@dataclass(frozen=True, slots=True)
+class MediaRef:
+    """Where the bytes of an image or audio slot are.
+
+    Either `uri` (a path or URL that the store layer can open) or `data` (embedded bytes);
+    `written` is the text of the user's cell, for messages.
+    """
+
+    uri: str | None
+    data: bytes | None = None
+    written: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One row of a source, before any of its bytes are read.
+
+    row: 0-based record number in the source. key: the user's key, untouched.
+    texts: slot → its alternatives (several captions), never empty tuples.
+    media: slot → reference. A slot that is in neither is missing, which is normal.
+    """
+
+    row: int
+    key: str
+    texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    media: Mapping[str, MediaRef] = field(default_factory=dict)
+    label: str | None = None
+    group: str | None = None
+    split: str | None = None
+    meta: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why a row was quarantined (`reject`) or only noted (`flag`). One row of quarantine.parquet."""
+
+    row: int
+    key: str
+    stage: Stage
+    slot: str | None
+    reason: str
+    severity: Severity
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardInfo:
+    """One shard of a dataset version. Paths are relative to the store.
+
+    digest: sha256 of the tar's bytes, the identity of the shard.
+    """
+
+    split: str
+    digest: str
+    path: str
+    facts_path: str
+    samples: int
+    size_bytes: int

@@ -1,0 +1,1 @@
+"""Where pairs come from: folders, tables, WebDataset tars, and the embedded data set."""

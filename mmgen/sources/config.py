@@ -1,0 +1,41 @@
+"""What a user says about a source, and how it is read."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from mmgen.settings import Settings
+
+
+class SourceConfig(Settings):
+    """A source and which of its columns are what. Columns of slots beyond these three are named in `slots`."""
+
+    kind: Literal["table", "folder", "webdataset"] = "table"
+    #: file (table), folder, or tar / brace pattern / folder of tars (webdataset); relative to the configuration file
+    path: str
+    #: column of the key; None: the row number (table) or the file's stem (folder, webdataset)
+    key: str | None = None
+    #: column(s) of the text slot; several are alternatives
+    text: str | tuple[str, ...] | None = None
+    image: str | None = None
+    audio: str | None = None
+    label: str | None = None
+    #: samples of one group never part into two splits
+    group: str | None = None
+    #: the user's own split column: it rules, and is checked
+    split: str | None = None
+    #: further columns kept as metadata
+    meta: tuple[str, ...] = ()
+    #: folders outside the source's own that its paths may name
+    allow_roots: tuple[str, ...] = ()
+
+
+class IngestConfig(Settings):
+    """How a source is read."""
+
+    #: rows of one staging batch, the unit of work and of reuse
+    batch_rows: int = Field(512, ge=1)
+    #: this many rows in a row whose media cannot be opened stop the run: the source has gone away
+    max_consecutive_failures: int = Field(100, ge=1)

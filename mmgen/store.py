@@ -1,0 +1,223 @@
+"""Bytes in and out: the one door to fsspec. Local folders and object stores behave the same.
+
+A write is atomic (a reader sees all of it or nothing); `create` refuses to replace, which is what makes
+a manifest's put a commit (law 4).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+
+from mmgen.errors import StoreError
+
+CHUNK_BYTES = 1 << 20
+
+
+def sha256(data: bytes) -> str:
+    """Hex digest of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_stream(stream: IO[bytes]) -> str:
+    """Hex digest of all that is left in `stream`, read in chunks."""
+    digest = hashlib.sha256()
+    while chunk := stream.read(CHUNK_BYTES):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hex digest of a local file's bytes."""
+    with open(path, "rb") as stream:
+        return sha256_stream(stream)
+
+
+@contextlib.contextmanager
+def _outside(what: str, uri: str) -> Iterator[None]:
+    """Turn an I/O failure into a StoreError that says what was tried and where. A missing file stays one."""
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError):
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StoreError(f"could not {what} {uri}: {reason}") from error
+
+
+class Store:
+    """A folder or an object-store prefix that mmgen owns. Paths are relative, with '/'."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.uri = str(root)
+        self.fs, base = fsspec.core.url_to_fs(self.uri)
+        self.local = isinstance(self.fs, fsspec.implementations.local.LocalFileSystem)
+        self.base = os.path.abspath(base) if self.local else base.rstrip("/")
+
+    def __repr__(self) -> str:
+        return f"Store({self.uri!r})"
+
+    def __reduce__(self) -> tuple[type[Store], tuple[str]]:
+        return (Store, (self.uri,))
+
+    def full(self, path: str) -> str:
+        """The absolute path or key of `path`. Raises StoreError if it would leave the store."""
+        if path.startswith("/") or ".." in path.split("/"):
+            raise StoreError(f"path '{path}' leaves the store {self.uri}")
+        return f"{self.base}/{path}"
+
+    def exists(self, path: str) -> bool:
+        with _outside("look up", self.full(path)):
+            return bool(os.path.exists(self.full(path)) if self.local else self.fs.exists(self.full(path)))
+
+    def size(self, path: str) -> int | None:
+        """Bytes of the file at `path`, None if there is none."""
+        try:
+            with _outside("look up", self.full(path)):
+                return os.stat(self.full(path)).st_size if self.local else int(self.fs.size(self.full(path)))
+        except FileNotFoundError:
+            return None
+
+    def read(self, path: str) -> bytes:
+        """All bytes of `path`. Raises FileNotFoundError, StoreError."""
+        with _outside("read", self.full(path)):
+            return bytes(self.fs.cat_file(self.full(path)))
+
+    def read_range(self, path: str, offset: int, length: int) -> bytes:
+        """`length` bytes of `path` from `offset`."""
+        with _outside("read", self.full(path)):
+            return bytes(self.fs.cat_file(self.full(path), start=offset, end=offset + length))
+
+    def open(self, path: str) -> Any:
+        """A readable binary stream of `path`."""
+        with _outside("read", self.full(path)):
+            return self.fs.open(self.full(path), "rb")
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write `data` at `path`, replacing; atomic and on the disk when it returns."""
+        self._put(path, data, create=False)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write `data` at `path` only if nothing is there; False if something was. Atomic."""
+        return self._put(path, data, create=True)
+
+    def _put(self, path: str, data: bytes, *, create: bool) -> bool:
+        full = self.full(path)
+        with _outside("write", full):
+            if self.local:
+                return _put_local(Path(full), data, create=create)
+            try:
+                self.fs.pipe_file(full, data, mode="create" if create else "overwrite")
+            except FileExistsError:
+                return False
+            self.fs.invalidate_cache()
+            return True
+
+    def names(self, path: str) -> list[str]:
+        """Sorted names (not paths) directly below `path`; empty if there is nothing."""
+        full = self.full(path)
+        try:
+            with _outside("list", full):
+                if self.local:
+                    return sorted(os.listdir(full))
+                self.fs.invalidate_cache(full)
+                return sorted({str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in self.fs.ls(full, detail=False)})
+        except FileNotFoundError:
+            return []
+
+    def walk(self, path: str = "") -> list[str]:
+        """Sorted relative paths of all files below `path`."""
+        full = self.full(path) if path else self.base
+        with _outside("list", full):
+            return sorted(str(found)[len(self.base) + 1 :] for found in self.fs.find(full))
+
+    def delete(self, path: str) -> None:
+        """Remove the file at `path` if it is there."""
+        with contextlib.suppress(FileNotFoundError), _outside("delete", self.full(path)):
+            self.fs.rm_file(self.full(path))
+
+    def local_path(self, path: str) -> Path:
+        """A local file with the bytes of `path`: itself, or a copy in the cache `$MMGEN_CACHE`.
+
+        Files are immutable once named by a manifest, so a copy of the recorded size stays good.
+        """
+        if self.local:
+            return Path(self.full(path))
+        root = Path(os.environ.get("MMGEN_CACHE") or Path.home() / ".cache" / "mmgen")
+        cached = root / sha256(self.uri.encode())[:16] / path
+        if not cached.exists() or cached.stat().st_size != self.size(path):
+            _put_local(cached, self.read(path), create=False)
+        return cached
+
+
+def _put_local(target: Path, data: bytes, *, create: bool) -> bool:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if create:
+            try:
+                # a hard link is the local create-only put: it fails if the name is taken
+                os.link(temporary, target)
+            except FileExistsError:
+                return False
+        else:
+            os.replace(temporary, target)
+        _fsync_folder(target.parent)
+        return True
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _fsync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # some network file systems refuse to fsync a folder; the file itself is already on the disk
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+def read_uri(uri: str, *, limit_bytes: int | None = None) -> bytes:
+    """Bytes of a source's file, local or remote; at most `limit_bytes` + 1 of them, so a caller can tell more.
+
+    Raises FileNotFoundError, StoreError.
+    """
+    with _outside("read", uri), fsspec.open(uri, "rb") as stream:
+        return bytes(stream.read() if limit_bytes is None else stream.read(limit_bytes + 1))
+
+
+def stat_uri(uri: str) -> tuple[int, str]:
+    """(size in bytes, change mark) of a file; the mark is its mtime in ns, or an ETag. Raises FileNotFoundError."""
+    with _outside("look up", uri):
+        if "://" not in uri:
+            found = os.stat(uri)
+            return found.st_size, str(found.st_mtime_ns)
+        fs, path = fsspec.core.url_to_fs(uri)
+        info = fs.info(path)
+        mark = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("mtime") or ""
+        return int(info["size"] or 0), str(mark)
+
+
+def list_uri(uri: str) -> list[str]:
+    """Sorted URIs of all files below the folder `uri`, symbolic links not followed out of it."""
+    with _outside("list", uri):
+        if "://" not in uri:
+            root = os.path.abspath(uri)
+            return sorted(os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names)
+        fs, path = fsspec.core.url_to_fs(uri)
+        return sorted(fs.unstrip_protocol(found) for found in fs.find(path))
