@@ -177,8 +177,6 @@ def kind_folder(kind: Kind, name: str) -> str:
             return f"evalsets/{name}"
         case "promotion":
             return f"promotions/{name}"
-        case "promotion":
-            return f"promotions/{name}"
         case "codecs" | "features" | "judges" | "scores":
             return f"{kind}/{name}/versions"
 

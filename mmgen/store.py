@@ -46,7 +46,7 @@ def _outside(what: str, uri: str) -> Iterator[None]:
     """Turn an I/O failure into a StoreError that says what was tried and where. A missing file stays one."""
     try:
         yield
-    except (FileNotFoundError, FileExistsError):
+    except FileNotFoundError:
         raise
     except OSError as error:
         reason = error.strerror or str(error)
@@ -114,12 +114,15 @@ class Store:
         with _outside("write", full):
             if self.local:
                 return _put_local(Path(full), data, create=create)
-            try:
-                self.fs.pipe_file(full, data, mode="create" if create else "overwrite")
-            except FileExistsError:
-                return False
-            self.fs.invalidate_cache()
-            return True
+            return self._put_remote(full, data, create=create)
+
+    def _put_remote(self, full: str, data: bytes, *, create: bool) -> bool:
+        try:
+            self.fs.pipe_file(full, data, mode="create" if create else "overwrite")
+        except FileExistsError:
+            return False
+        self.fs.invalidate_cache()
+        return True
 
     def names(self, path: str) -> list[str]:
         """Sorted names (not paths) directly below `path`; empty if there is nothing."""
