@@ -26,6 +26,11 @@ class TrainConfig(Settings):
     #: None: no moving average of the weights
     ema_decay: float | None = Field(None, gt=0, lt=1)
     max_grad_norm: float | None = Field(1.0, gt=0)
+    #: parts of a global batch that are worked on one after another (or by one process each), each with noise of its
+    #: own: any number of processes that divides it takes the same steps
+    slices: int = Field(1, ge=1)
+    #: this many steps in a row whose gradients are not finite stop the training; fewer are skipped and counted
+    max_bad_steps: int = Field(20, ge=1)
     #: steps between checkpoints from which a killed run goes on
     checkpoint_steps: int = Field(500, ge=1)
 
@@ -33,6 +38,8 @@ class TrainConfig(Settings):
     def _budget(self) -> TrainConfig:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("wanted exactly one of steps and epochs")
+        if self.batch_size % self.slices:
+            raise ValueError(f"batch_size: wanted a multiple of the {self.slices} slices, came {self.batch_size}")
         return self
 
 

@@ -1,0 +1,251 @@
+"""Feature shards → batches of (value, mask) per slot, in an order that is a function of (seed, epoch, version)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmgen.errors import IntegrityError
+from mmgen.features import FeatureShard, SlotLayout
+
+# goes up when the same (seed, epoch) would give another order
+ORDER_VERSION = 1
+NO_LABEL = -1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B samples. Shapes: values[slot] (B, …); masks[slot] bool (B, T), T = 1 for tensors and pooled features.
+
+    An absent slot has a mask of False and zeros for its value. labels_B: class index, -1 for none.
+    weights_B: 0 for a padding row (a copy of another row of the epoch), else 1.
+    """
+
+    values: dict[str, Tensor]
+    masks: dict[str, Tensor]
+    labels_B: Tensor
+    weights_B: Tensor
+    keys: list[str]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def mask_BS(self) -> Tensor:
+        """Presence of each slot, bool (B, S), slots in the order of `values`."""
+        return torch.stack([self.masks[slot].any(dim=1) for slot in self.values], dim=1)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch elsewhere; copies from pinned memory do not wait."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return replace(
+            self,
+            values={slot: move(value) for slot, value in self.values.items()},
+            masks={slot: move(mask) for slot, mask in self.masks.items()},
+            labels_B=move(self.labels_B),
+            weights_B=move(self.weights_B),
+        )
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """Rows start:stop, as views."""
+        return Batch(
+            {slot: value[start:stop] for slot, value in self.values.items()},
+            {slot: mask[start:stop] for slot, mask in self.masks.items()},
+            self.labels_B[start:stop],
+            self.weights_B[start:stop],
+            self.keys[start:stop],
+        )
+
+
+def _noise(seed: int, epoch: int, stream: int, count: int) -> np.ndarray:
+    """`count` 64-bit numbers; numpy promises that a bit generator's raw stream stays the same."""
+    words = np.random.SeedSequence([seed, epoch, ORDER_VERSION, stream])
+    return np.random.PCG64(words).random_raw(count)
+
+
+def order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """A permutation of range(count), the same on every machine."""
+    return np.argsort(_noise(seed, epoch, 0, count), kind="stable")
+
+
+class Samples:
+    """Rows of several feature shards as one indexable set; nothing is copied until rows are gathered.
+
+    labels: class names in index order; a label outside them counts as none.
+    """
+
+    def __init__(self, shards: Sequence[FeatureShard], labels: Sequence[str] | None = None) -> None:
+        if not shards:
+            raise IntegrityError("features: wanted at least one shard, came none")
+        self.shards = list(shards)
+        self.layouts: dict[str, SlotLayout] = self.shards[0].layouts
+        for shard in self.shards[1:]:
+            if shard.layouts != self.layouts:
+                raise IntegrityError("features: shards of one set differ in their slots or shapes")
+        self.starts = np.cumsum([0, *(len(shard) for shard in self.shards)])
+        index = {name: number for number, name in enumerate(labels or ())}
+        self.labels = np.array(
+            [index.get(label, NO_LABEL) if label is not None else NO_LABEL for shard in shards for label in shard.labels],
+            dtype=np.int64,
+        )
+        self.counts = {slot: np.concatenate([s.slots[slot].counts for s in self.shards]) for slot in self.layouts}
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    @property
+    def keys(self) -> list[str]:
+        """All keys, in index order."""
+        return [key for shard in self.shards for key in shard.keys]
+
+    def tokens(self, slot: str) -> int:
+        """T of a slot's mask: the tokens of its latent, 1 for tensors."""
+        return self.layouts[slot].shape[0] if self.shards[0].feature_set == "latents" else 1
+
+    def having(self, slot: str) -> np.ndarray:
+        """Indices of the samples that have `slot`."""
+        return np.flatnonzero(self.counts[slot] > 0)
+
+    def gather(self, slot: str, indices: np.ndarray, alternatives: np.ndarray) -> np.ndarray:
+        """Compact rows (B, *shape) of `slot`; zeros where it is missing. alternatives: which one of each sample."""
+        layout = self.layouts[slot]
+        out = np.zeros((len(indices), *layout.shape), dtype=layout.dtype)
+        where = np.searchsorted(self.starts, indices, side="right") - 1
+        present = self.counts[slot][indices] > 0
+        for number in np.unique(where[present]):
+            chosen = np.flatnonzero((where == number) & present)
+            rows = self.shards[number].slots[slot]
+            local = indices[chosen] - self.starts[number]
+            out[chosen] = rows.rows[rows.offsets[local] + alternatives[chosen]]
+        return out
+
+
+# compact rows (B, …) → value (B, …), for one slot
+ToValue = Callable[[Tensor], Tensor]
+
+
+class Loader:
+    """Endless batches over epochs, globally shuffled, resumable at any batch.
+
+    The state is one integer, `consumed`: samples given out since the start (by all ranks together). Each global batch
+    has `batch_size` rows in every epoch; the last of an epoch is padded with copies of weight 0. Rank r of `world`
+    takes the r-th of `world` equal slices. Of several alternatives (captions) one is drawn per epoch.
+
+    to_value: slot → compact to value; a slot without one is passed on as float32. slots: which to give out.
+    indices: the samples to use (all if None). shuffle=False gives one fixed order, first alternatives.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        to_value: Mapping[str, ToValue] | None = None,
+        slots: Sequence[str] | None = None,
+        indices: np.ndarray | None = None,
+        rank: int = 0,
+        world: int = 1,
+        shuffle: bool = True,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if batch_size % world:
+            raise IntegrityError(f"batch_size: wanted a multiple of the {world} processes, came {batch_size}")
+        self.samples, self.batch_size, self.seed = samples, batch_size, seed
+        self.to_value = dict(to_value or {})
+        self.slots = list(samples.layouts if slots is None else slots)
+        self.indices = np.arange(len(samples)) if indices is None else np.asarray(indices)
+        if len(self.indices) == 0:
+            raise IntegrityError(f"features: no sample has what was asked for (slots {', '.join(self.slots)})")
+        self.rank, self.world, self.shuffle, self.device = rank, world, shuffle, torch.device(device)
+        self.consumed = 0
+        #: rows of the last global batch that were no padding
+        self.real = 0
+        self._order: tuple[int, np.ndarray] | None = None
+        self._drawn: dict[str, tuple[int, np.ndarray]] = {}
+        self._keys = samples.keys
+
+    @property
+    def per_epoch(self) -> int:
+        """Global batches of one epoch."""
+        return -(-len(self.indices) // self.batch_size)
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are complete."""
+        return self.consumed // len(self.indices)
+
+    def _epoch_order(self, epoch: int) -> np.ndarray:
+        if self._order is None or self._order[0] != epoch:
+            count = len(self.indices)
+            ranks = order(count, self.seed, epoch) if self.shuffle else np.arange(count)
+            self._order = (epoch, self.indices[ranks])
+        return self._order[1]
+
+    def next(self) -> Batch:
+        """This rank's slice of the next global batch."""
+        count = len(self.indices)
+        epoch, offset = divmod(self.consumed, count)
+        shuffled = self._epoch_order(epoch)
+        real = min(self.batch_size, count - offset)
+        places = np.arange(offset, offset + self.batch_size)
+        slice_size = self.batch_size // self.world
+        mine = slice(self.rank * slice_size, (self.rank + 1) * slice_size)
+        rows = shuffled[places % count][mine]
+        weights = (np.arange(self.batch_size) < real).astype(np.float32)[mine]
+        self.consumed += real
+        self.real = real
+        return self._batch(rows, weights, epoch)
+
+    def _batch(self, rows: np.ndarray, weights: np.ndarray, epoch: int) -> Batch:
+        values, masks = {}, {}
+        for stream, slot in enumerate(self.slots, start=1):
+            counts = self.samples.counts[slot][rows]
+            drawn = np.zeros(len(rows), dtype=np.int64)
+            if self.shuffle and counts.max() > 1:
+                drawn = self._draws(epoch, stream, slot)[rows]
+            compact = torch.from_numpy(self.samples.gather(slot, rows, drawn))
+            present = torch.from_numpy(counts > 0)
+            convert = self.to_value.get(slot)
+            moved = self._moved(compact)
+            value = moved.float() if convert is None else convert(moved)
+            on_device = self._moved(present)
+            # an absent slot's value is zeros, whatever its conversion makes of zeros
+            values[slot] = value * on_device.view(-1, *[1] * (value.dim() - 1)).to(value.dtype)
+            masks[slot] = on_device[:, None].expand(-1, self.samples.tokens(slot))
+        return Batch(
+            values,
+            masks,
+            self._moved(torch.from_numpy(self.samples.labels[rows])),
+            self._moved(torch.from_numpy(weights)),
+            [self._keys[row] for row in rows],
+        )
+
+    def _draws(self, epoch: int, stream: int, slot: str) -> np.ndarray:
+        """Which alternative of `slot` each sample (N,) gives in this epoch."""
+        if self._drawn.get(slot, (-1, None))[0] != epoch:
+            counts = np.maximum(self.samples.counts[slot], 1).astype(np.uint64)
+            noise = _noise(self.seed, epoch, stream, len(self.samples))
+            self._drawn[slot] = (epoch, (noise % counts).astype(np.int64))
+        return self._drawn[slot][1]
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        if self.device.type != "cuda":
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """One epoch from its beginning; does not touch `consumed` for good."""
+        before, self.consumed = self.consumed, 0
+        try:
+            for _ in range(self.per_epoch):
+                yield self.next()
+        finally:
+            self.consumed = before
