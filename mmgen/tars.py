@@ -1,0 +1,251 @@
+"""Tar files: a deterministic writer, an index that makes every byte checkable, a random-access reader.
+
+Readers of WebDataset, Hugging Face and energon read what is written here; this is also the one door to `webdataset`.
+The index (`<tar>.idx`, JSON lines) has a head with the tar's size and digest, a line per member, and a last line with
+the digest of the lines above it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from mmgen.errors import IntegrityError, SourceError
+
+BLOCK = 512
+INDEX_FORMAT = 1
+#: extensions that are handed to `webdataset`; whatever it would unpickle or execute is not among them
+SAFE_EXTENSIONS = ("txt", "json", "png", "jpg", "webp", "gif", "bmp", "tif", "wav", "flac", "ogg", "mp3", "aiff")
+
+_SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
+_ESCAPE = re.compile(r"%([0-9A-F]{2})")
+
+
+def safe_key(key: str) -> str:
+    """`key` as the start of a member's name: every byte but [A-Za-z0-9_-] as %XX. `key_of` takes it back."""
+    return "".join(chr(byte) if byte in _SAFE else f"%{byte:02X}" for byte in key.encode())
+
+
+def key_of(safe: str) -> str:
+    """The key that `safe_key` wrote. Raises ValueError if it wrote no such thing."""
+    raw = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), safe).encode("latin-1").decode()
+    if safe_key(raw) != safe:
+        raise ValueError(f"'{safe}' is not a safe key")
+    return raw
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file in a tar. offset: of its first byte, from the start of the tar. length in bytes."""
+
+    name: str
+    offset: int
+    length: int
+    sha256: str
+
+    @property
+    def key(self) -> str:
+        """The safe key: what stands before the first dot of the name."""
+        return self.name.split(".", 1)[0]
+
+    @property
+    def suffix(self) -> str:
+        """What stands after the first dot: `png`, or `<slot>.png`."""
+        return self.name.split(".", 1)[1] if "." in self.name else ""
+
+
+@dataclass(frozen=True)
+class TarIndex:
+    """All members of a tar in order, and the tar's own size and digest."""
+
+    members: tuple[Member, ...]
+    length: int
+    sha256: str
+
+    def to_bytes(self) -> bytes:
+        """The index file. Its last line is the digest of all before."""
+        head = {"format": INDEX_FORMAT, "members": len(self.members), "length": self.length, "sha256": self.sha256}
+        lines = [head, *([each.name, each.offset, each.length, each.sha256] for each in self.members)]
+        body = "".join(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines).encode()
+        return body + hashlib.sha256(body).hexdigest().encode() + b"\n"
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> TarIndex:
+        """Read an index file. Raises IntegrityError for any byte that is not as it was written."""
+        body, seal = data[:-65], data[-65:]
+        if hashlib.sha256(body).hexdigest().encode() + b"\n" != seal:
+            raise IntegrityError(f"{where}: not a whole tar index (its last line is not the digest of the lines above)")
+        head, *lines = (json.loads(line) for line in body.decode().splitlines())
+        if head["format"] != INDEX_FORMAT:
+            raise IntegrityError(f"{where}: tar index format {head['format']}, this mmgen reads {INDEX_FORMAT}")
+        return cls(tuple(Member(*line) for line in lines), head["length"], head["sha256"])
+
+
+class TarWriter:
+    """Writes members in sorted order with nothing of time, user or machine in them.
+
+    `stream` takes the bytes; `close` ends the tar and gives its index.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._digest, self._at = stream, hashlib.sha256(), 0
+        self._members: list[Member] = []
+
+    def add(self, name: str, data: bytes) -> Member:
+        """Append a member. Raises ValueError for a name that is not after the one before, absolute, or with '..'."""
+        if self._members and name <= self._members[-1].name:
+            raise ValueError(f"member '{name}' comes after '{self._members[-1].name}': names must be sorted and unique")
+        if not name or name.startswith("/") or ".." in name.split("/"):
+            raise ValueError(f"member name '{name}': wanted a relative path")
+        info = tarfile.TarInfo(name)
+        info.size, info.mode = len(data), 0o644
+        # GNU format is USTAR as long as names fit, and has long names where they do not
+        self._write(info.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict"))
+        member = Member(name, self._at, len(data), hashlib.sha256(data).hexdigest())
+        self._write(data)
+        self._write(b"\0" * (-len(data) % BLOCK))
+        self._members.append(member)
+        return member
+
+    def _write(self, data: bytes) -> None:
+        self._stream.write(data)
+        self._digest.update(data)
+        self._at += len(data)
+
+    def close(self) -> TarIndex:
+        """End the tar with its two empty blocks. The stream stays open."""
+        self._write(b"\0" * (2 * BLOCK))
+        return TarIndex(tuple(self._members), self._at, self._digest.hexdigest())
+
+
+def pack(members: Mapping[str, bytes] | Iterable[tuple[str, bytes]]) -> tuple[bytes, TarIndex]:
+    """A whole tar in memory. A mapping is sorted; pairs must come sorted."""
+    pairs = sorted(members.items()) if isinstance(members, Mapping) else members
+    stream = io.BytesIO()
+    writer = TarWriter(stream)
+    for name, data in pairs:
+        writer.add(name, data)
+    index = writer.close()
+    return stream.getvalue(), index
+
+
+class TarReader:
+    """Random access to a local tar by member or key; every read is checked against the index.
+
+    Opening refuses a tar of another size (a truncation at any byte); `verify` reads all of it.
+    """
+
+    def __init__(self, path: str | Path, index: TarIndex) -> None:
+        self.path, self.index = Path(path), index
+        self._by_name = {member.name: member for member in index.members}
+        self._by_key: dict[str, list[Member]] = {}
+        for member in index.members:
+            self._by_key.setdefault(member.key, []).append(member)
+        try:
+            self._file = os.open(self.path, os.O_RDONLY)
+        except FileNotFoundError:
+            raise IntegrityError(f"{self.path}: missing") from None
+        size = os.fstat(self._file).st_size
+        if size != index.length:
+            self.close()
+            raise IntegrityError(f"{self.path}: {size} bytes, its index says {index.length}; truncated or replaced")
+
+    @classmethod
+    def open(cls, path: str | Path) -> TarReader:
+        """Open a tar with the index beside it (`<path>.idx`). Raises IntegrityError."""
+        index = Path(f"{path}.idx")
+        try:
+            data = index.read_bytes()
+        except FileNotFoundError:
+            raise IntegrityError(f"{index}: missing") from None
+        return cls(path, TarIndex.from_bytes(data, str(index)))
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
+
+    def __enter__(self) -> TarReader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def keys(self) -> list[str]:
+        """Safe keys, in order."""
+        return list(self._by_key)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._by_name
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a member. Raises KeyError, or IntegrityError if they are not what was written."""
+        member = self._by_name[name]
+        data = os.pread(self._file, member.length, member.offset)
+        if hashlib.sha256(data).hexdigest() != member.sha256:
+            raise IntegrityError(f"{self.path}: member {name} is not what its index recorded")
+        return data
+
+    def sample(self, key: str) -> dict[str, bytes]:
+        """Suffix → bytes of all members of a safe key. Raises KeyError, IntegrityError."""
+        return {member.suffix: self.read(member.name) for member in self._by_key[key]}
+
+    def verify(self) -> None:
+        """Read all bytes, headers included. Raises IntegrityError for any that is not as written."""
+        digest, at = hashlib.sha256(), 0
+        while chunk := os.pread(self._file, 1 << 20, at):
+            digest.update(chunk)
+            at += len(chunk)
+        if digest.hexdigest() != self.index.sha256:
+            raise IntegrityError(
+                f"{self.path}: sha256 {digest.hexdigest()[:12]}…, its index says {self.index.sha256[:12]}…"
+            )
+
+
+# ---------------------------------------------------------------- tars of others
+
+
+def scan(stream: IO[bytes], where: str) -> Iterator[tuple[str, int, int]]:
+    """(name, offset, length) of the regular files of any uncompressed tar, reading headers only.
+
+    Raises SourceError where it is truncated or no tar at all.
+    """
+    end = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    try:
+        with tarfile.open(fileobj=stream, mode="r:") as tar:
+            for info in tar:
+                if info.offset_data + info.size > end:
+                    raise SourceError(f"{where}: truncated within its member '{info.name}'")
+                if info.isreg():
+                    yield info.name, info.offset_data, info.size
+    except (tarfile.TarError, EOFError) as error:
+        raise SourceError(f"{where}: not a whole, uncompressed tar: {error}") from error
+
+
+def web_dataset(paths: Sequence[str | Path], extensions: Sequence[str] = SAFE_EXTENSIONS) -> Any:
+    """A `webdataset.WebDataset` over local tars: samples as bytes, in order, only members of these extensions.
+
+    The library would run `pipe:` addresses and unpickle members by their extension; neither gets through here.
+    Raises SourceError for a path that is no local file.
+    """
+    import webdataset
+
+    allowed = frozenset(extensions) & frozenset(SAFE_EXTENSIONS)
+    for path in paths:
+        if not Path(path).is_file():
+            raise SourceError(f"'{path}': wanted a local tar file")
+    return webdataset.WebDataset(
+        [os.path.abspath(path) for path in paths],
+        shardshuffle=False,
+        empty_check=False,
+        select_files=lambda name: name.rsplit(".", 1)[-1].lower() in allowed,
+    )
