@@ -126,6 +126,11 @@ class Artifact:
         return version_folder(self.kind, self.name, self.version, self.fingerprint)
 
     @property
+    def manifest(self) -> str:
+        """Where its manifest lies, relative to the store."""
+        return f"{self.folder}.json" if self.kind == "promotion" else f"{self.folder}/{manifest_name(self.kind)}"
+
+    @property
     def link(self) -> Link:
         return Link(self.ref, self.fingerprint)
 

@@ -1,0 +1,84 @@
+"""What is in a store: listings, one artifact in short, and files that nothing names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mmgen import artifact
+from mmgen.artifact import KINDS, Artifact
+from mmgen.errors import UnknownReference, unknown_name
+from mmgen.store import Store
+
+# the folders that hold artifacts; everything else in a store (runs, caches, databases) is not ours to judge
+ARTIFACT_FOLDERS = (
+    "staging", "datasets", "features", "codecs", "models", "judges", "evalsets", "scores", "promotions",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A line of `mmgen ls`."""
+
+    ref: str
+    kind: str
+    step: str
+    time: str
+    passed: bool
+    fingerprint: str
+    size_bytes: int
+
+    @classmethod
+    def of(cls, found: Artifact) -> Listed:
+        """The line of one artifact; size_bytes counts shared files in each version that names them."""
+        time = str(found.circumstance.get("time", ""))
+        size = sum(entry.size for entry in found.files)
+        return cls(found.ref, found.kind, found.step, time, found.passed, found.fingerprint, size)
+
+
+def listing(store: Store, kind: str | None = None) -> list[Listed]:
+    """Every committed artifact (of one kind, if asked), newest version first. Raises UnknownReference."""
+    return [Listed.of(found) for found in everything(store, kind)]
+
+
+def everything(store: Store, kind: str | None = None) -> list[Artifact]:
+    """All committed artifacts, by kind in the order of the line, by name, newest first."""
+    if kind is not None and kind not in KINDS:
+        raise UnknownReference(unknown_name("kind", kind, KINDS))
+    kinds = [each for each in KINDS if kind in (None, each)]
+    return [found for each in kinds for name in artifact.names(store, each)
+            for found in artifact.history(store, each, name)]  # fmt: skip
+
+
+def unreferenced(store: Store) -> list[tuple[str, int]]:
+    """(path, bytes) of files below the artifact folders that no manifest names: what died runs and `gc` leave.
+
+    Manifests and claims of committed versions are kept; a claim without a manifest belongs to a run that died.
+    """
+    named: set[str] = set()
+    for found in everything(store):
+        named.update(entry.path for entry in found.files)
+        named.update((found.manifest, f"{found.folder}/claim"))
+    paths = [path for folder in ARTIFACT_FOLDERS for path in store.walk(folder)]
+    return [(path, store.size(path) or 0) for path in paths if path not in named]
+
+
+def summary(found: Artifact) -> dict[str, Any]:
+    """What `mmgen show` prints: the manifest, with files counted by role instead of listed."""
+    roles: dict[str, dict[str, int]] = {}
+    for entry in found.files:
+        role = roles.setdefault(entry.role, {"files": 0, "bytes": 0})
+        role["files"] += 1
+        role["bytes"] += entry.size
+    return {
+        "ref": found.ref,
+        "fingerprint": found.fingerprint,
+        "passed": found.passed,
+        "step": found.step,
+        "inputs": {role: link.ref for role, link in found.inputs.items()},
+        "facts": dict(found.facts),
+        "files": roles,
+        "config": dict(found.config),
+        "circumstance": dict(found.circumstance),
+        "manifest": found.manifest,
+    }
