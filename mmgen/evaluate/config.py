@@ -13,9 +13,12 @@ class FloorsConfig(Settings):
     mean_coherence: float = Field(0.8, ge=0, le=1)
     each_coherence: float = Field(0.6, ge=0, le=1)
     joint_coherence: float = Field(0.4, ge=0, le=1)
+    #: share of text→audio clips in which an independent recogniser hears the label; None, or no recogniser: not gated
+    recognised: float | None = Field(None, ge=0, le=1)
     #: recall@1 of the condition among 100, mean over directions
     retrieval: float = Field(0.05, ge=0, le=1)
-    #: kernel distance may be at most this many times the real-vs-real floor plus its standard error; None: not gated
+    #: kernel distance may be at most this many times the upper 95% bound of that of two halves of the real data;
+    #: None: not gated
     kernel_ratio: float | None = None
 
 

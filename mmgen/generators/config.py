@@ -34,6 +34,8 @@ class ConcatBaselineConfig(Settings):
     #: the slot it makes
     target: str
     label_weight: float = 1.0
+    #: chance that an input slot is hidden in training, so that the target is learnt from the others
+    hide: float = Field(0.5, ge=0, lt=1)
     train: TrainConfig = TrainConfig(epochs=10, batch_size=16, optimizer="adam", weight_decay=0, schedule="constant")
     pin: PinConfig = PinConfig()
 

@@ -1,0 +1,36 @@
+"""What every encoder is: a value of one modality in, one vector per sample out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from mmgen.errors import ConfigError
+from mmgen.records import Modality
+
+
+class Encoder(nn.Module, ABC):
+    """A value to a vector: image (B, C, H, W), audio (B, M, T) or text ids (B, L) → e_BD.
+
+    shape: of one value: image (C, H, W), audio (M, T), text (L, V) with V the size of the vocabulary.
+    width: D, the width of the vector.
+    """
+
+    #: what it can read
+    modalities: ClassVar[frozenset[Modality]]
+
+    def __init__(self, shape: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.shape, self.width = tuple(shape), width
+
+    @abstractmethod
+    def forward(self, value: Tensor) -> Tensor:
+        """value (see the class) → e_BD. Every row by itself: what stands in other rows changes nothing."""
+
+
+def check_rank(shape: tuple[int, ...], wanted: str, rank: int) -> None:
+    """Raises ConfigError unless `shape` has `rank` sizes; `wanted` spells them."""
+    if len(shape) != rank:
+        raise ConfigError(f"encoder shape: wanted {wanted}, came {tuple(shape)}")

@@ -1,0 +1,67 @@
+"""Bidirectional LSTM encoders: over the tokens of a text, over the rows of an image or the frames of a sound."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from mmgen.encoders.base import Encoder, check_rank
+from mmgen.records import Modality
+
+PAD_ID = 0
+
+
+def _last_states(h_n: Tensor) -> Tensor:
+    """(layers × 2, B, hidden) → the last layer's two directions side by side (B, 2 × hidden)."""
+    return torch.cat([h_n[-2], h_n[-1]], dim=-1)
+
+
+class TextEncoder(Encoder):
+    """Token ids → e_BD: embedding, 2-layer bidirectional LSTM of `hidden`, its last states projected to `width`.
+
+    Padding is left out by packing, so an id sequence gives the same vector however far it is padded.
+    """
+
+    modalities: ClassVar[frozenset[Modality]] = frozenset({"text"})
+
+    def __init__(self, shape: tuple[int, ...], width: int = 256, hidden: int = 128, layers: int = 2) -> None:
+        super().__init__(shape, width)
+        check_rank(shape, "text (L, vocabulary)", 2)
+        self.embed = nn.Embedding(shape[1], hidden, padding_idx=PAD_ID)
+        self.lstm = nn.LSTM(hidden, hidden, num_layers=layers, batch_first=True, bidirectional=True)
+        self.project = nn.Linear(2 * hidden, width)
+
+    def forward(self, value: Tensor) -> Tensor:
+        # an absent text is all padding; packing wants at least one step
+        lengths_B = (value != PAD_ID).sum(dim=1).clamp(min=1).cpu()
+        packed = pack_padded_sequence(self.embed(value), lengths_B, batch_first=True, enforce_sorted=False)
+        _, (h_n, _) = self.lstm(packed)
+        projected: Tensor = self.project(_last_states(h_n))
+        return projected
+
+
+class RowsEncoder(Encoder):
+    """Rows of an image (top to bottom), or frames of a mel spectrogram, as a sequence → e_BD.
+
+    2-layer bidirectional LSTM of `hidden`, its last states projected to `width`.
+    """
+
+    modalities: ClassVar[frozenset[Modality]] = frozenset({"image", "audio"})
+
+    def __init__(self, shape: tuple[int, ...], width: int = 256, hidden: int = 128, layers: int = 2) -> None:
+        super().__init__(shape, width)
+        if len(shape) != 2:
+            check_rank(shape, "image (C, H, W) or audio (M, T)", 3)
+        step_width = shape[0] * shape[2] if len(shape) == 3 else shape[0]
+        self.lstm = nn.LSTM(step_width, hidden, num_layers=layers, batch_first=True, bidirectional=True)
+        self.project = nn.Linear(2 * hidden, width)
+
+    def forward(self, value: Tensor) -> Tensor:
+        # image (B, C, H, W) → (B, H, C·W); mel (B, M, T) → (B, T, M)
+        steps = value.permute(0, 2, 1, 3).flatten(2) if value.dim() == 4 else value.transpose(1, 2)
+        _, (h_n, _) = self.lstm(steps)
+        projected: Tensor = self.project(_last_states(h_n))
+        return projected

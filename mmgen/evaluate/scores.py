@@ -1,0 +1,81 @@
+"""Scores as rows: what was measured, on what, by whom, with its interval."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import polars as pl
+
+from data_schemas.scores import Scores
+from mmgen.evaluate.intervals import Estimate
+
+#: metrics whose row has one value for all directions or slots together
+MEAN_COHERENCE, JOINT_COHERENCE, MEAN_RETRIEVAL = "mean_coherence", "joint_coherence", "mean_retrieval"
+#: made from `given`, judged by the judge of `made` against the label
+COHERENCE = "coherence"
+#: real values through the codec and back, judged likewise: the ceiling of every generator on it
+RECONSTRUCTION = "reconstruction_coherence"
+#: share of texts that the codec gives back token for token
+TEXT_EXACT = "text_exact"
+#: the judges on real data: the ceiling of every judgement
+JUDGE_ACCURACY = "judge_accuracy"
+#: an independent recogniser on made, and on real clips
+RECOGNISED, RECOGNISED_REAL = "recognised", "recognised_real"
+#: recall@1 of the condition among 100, for made samples and for real partners
+RETRIEVAL, RETRIEVAL_REAL = "retrieval", "retrieval_real"
+#: unbiased squared MMD of made and real embeddings, and of two halves of the real ones
+KERNEL_DISTANCE, KERNEL_FLOOR = "kernel_distance", "kernel_floor"
+
+#: joins the slots of one side of a score
+AND = "+"
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One row of the table of scores (data_schemas.scores). given, made: slots joined by '+', "" for none."""
+
+    metric: str
+    given: str
+    made: str
+    judge: str
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def score(metric: str, given: Sequence[str], made: Sequence[str], judge: str, found: Estimate) -> Score:
+    """A row from an estimate."""
+    return Score(metric, AND.join(given), AND.join(made), judge, found.value, found.low, found.high, found.n)
+
+
+def mean_of(metric: str, rows: Sequence[Score], judge: str) -> Score:
+    """The unweighted mean of rows that share their samples. Its interval is the mean of theirs, which is no narrower
+    than the truth whatever their correlation. n is the smallest of theirs. `rows` must not be empty."""
+    count = len(rows)
+    value, low, high = (sum(getattr(row, name) for row in rows) / count for name in ("value", "low", "high"))
+    return Score(metric, "", "", judge, value, low, high, min(row.n for row in rows))
+
+
+def to_parquet(rows: Sequence[Score]) -> bytes:
+    """The checked table as Parquet. Raises pandera's SchemaError if a row breaks the contract: a bug of ours."""
+    schema = {"metric": pl.String, "given": pl.String, "made": pl.String, "judge": pl.String,
+              "value": pl.Float64, "low": pl.Float64, "high": pl.Float64, "n": pl.Int64}  # fmt: skip
+    table = Scores.validate(pl.DataFrame([asdict(row) for row in rows], schema=schema))
+    sink = io.BytesIO()
+    table.write_parquet(sink)
+    return sink.getvalue()
+
+
+def plain(rows: Sequence[Score]) -> list[dict[str, str | float | int]]:
+    """Rows as plain data for a manifest's facts, with the judge's own accuracy on real data beside each."""
+    accuracy = {row.judge: row.value for row in rows if row.metric == JUDGE_ACCURACY}
+    heard = {row.judge: row.value for row in rows if row.metric == RECOGNISED_REAL}
+    found = []
+    for row in rows:
+        each = asdict(row)
+        beside = (accuracy | heard).get(row.judge)
+        found.append(each if beside is None else each | {"judge_accuracy": beside})
+    return found
