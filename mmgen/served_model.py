@@ -1,0 +1,55 @@
+"""The model that MLflow serves. MLflow copies this file beside the package and runs it to load the model ("models from code"),
+so that nothing is pickled; mmgen itself must be installed where it is served."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import mlflow.models
+import mlflow.pyfunc
+import pandas as pd
+
+from mmgen import generate
+
+DEFAULT_NUM = 1
+# MLflow's parameters have types, not absence: a negative number asks for what the package itself says
+AS_PACKAGED = -1
+
+
+class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined, unused-ignore]
+    """Any slots to any slots, a row of conditions at a time.
+
+    model_input: one column per slot: text as a string, image and audio as the bytes of a file; an empty cell is a slot
+    that is not given. params: to (comma-separated slots), num (samples per row), guidance, steps, seed.
+    predict returns a table with `row` (0-based number of the condition), `sample` (0 … num-1) and a column per slot of
+    `to`: text as a string, image as PNG bytes, audio as WAV bytes.
+    """
+
+    def load_context(self, context: Any) -> None:
+        self.model = generate.load_package(context.artifacts["package"])
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
+        asked = dict(params or {})
+        # a model without a signature is handed what the caller had
+        table = pd.DataFrame(model_input)
+        to = tuple(slot.strip() for slot in str(asked.get("to") or "").split(",") if slot.strip())
+        guidance, steps = float(asked.get("guidance", AS_PACKAGED)), int(asked.get("steps", AS_PACKAGED))
+        return pd.DataFrame(
+            generate.rows(
+                self.model,
+                [{slot: cell for slot, cell in row.items() if not _empty(cell)} for row in table.to_dict("records")],
+                to=to,
+                num=int(asked.get("num", DEFAULT_NUM)),
+                guidance=None if guidance < 0 else guidance,
+                steps=None if steps < 0 else steps,
+                seed=int(asked.get("seed", 0)),
+            )
+        )
+
+
+def _empty(cell: Any) -> bool:
+    return cell is None or cell == "" or cell == b"" or (isinstance(cell, float) and cell != cell)
+
+
+mlflow.models.set_model(ServedModel())
