@@ -1,15 +1,14 @@
-"""The ledger of promotions: which model holds which alias, and why. Free of torch and of MLflow, whose database is a view of it.
+"""The ledger of promotions: which model holds which alias, and why. Free of torch and of MLflow, a view of the ledger.
 
-`promotions/<name>/<n>.json` is an artifact of kind "promotion", create-only. Its folder holds the model's package and card;
-its inputs name everything that the model was made from; its facts hold "alias" (None: registered, not promoted), "why",
-"model", "scores" and "mlflow" {"name", "version", "run"}. The newest line that names an alias is the one that holds it.
+`promotions/<name>/<n>.json` is an artifact of kind "promotion", create-only. Its folder holds the model's package and
+card; its inputs name everything that the model was made from; its facts hold "alias" (None: registered, not promoted),
+"why", "model", "scores" and "mlflow" {"name", "version", "run"}. The newest line that names an alias has its model.
 """
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mmgen import artifact as artifacts
@@ -24,7 +23,7 @@ PACKAGE = "package"
 def check_alias(alias: str) -> str:
     """`alias` if it can be one. Raises ConfigError: all digits would read as a version, "latest" is MLflow's word."""
     if alias.isdigit() or alias == "latest" or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", alias):
-        raise ConfigError(f"alias: wanted a letter, then letters, digits, '_' or '-' (and not 'latest'), came '{alias}'")
+        raise ConfigError(f"alias: wanted a letter, then letters, digits, '_' or '-', not 'latest'; came {alias!r}")
     return alias
 
 
@@ -143,6 +142,17 @@ def _listed(words: Iterable[str]) -> str:
     return ", ".join(sorted(set(words))) or "nothing"
 
 
+def lineage(store: Store, inputs: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    """`inputs` (roles generator, codecs…) and the data behind them: roles features and dataset, where manifests name
+    them."""
+    found = dict(inputs)
+    for role in ("generator", "fusion", "codecs", "features"):
+        for upstream, link in (found[role].inputs if role in found else {}).items():
+            if upstream in ("features", "dataset") and upstream not in found:
+                found[upstream] = artifacts.load_link(store, link)
+    return found
+
+
 def package_folder(store: Store, promotion: Artifact) -> Path:
     """The local folder of a promotion's package: the store's own, or a copy in the cache of a remote one."""
     paths = [store.local_path(entry.path) for entry in promotion.by_role(PACKAGE)]
@@ -150,20 +160,3 @@ def package_folder(store: Store, promotion: Artifact) -> Path:
     first = promotion.by_role(PACKAGE)[0].path
     assert first.startswith(root), f"{first} lies outside {root}"
     return paths[0].parents[first.removeprefix(root).count("/")]
-
-
-def tracking_uri(store: Store) -> str:
-    """Where MLflow keeps its records: `$MLFLOW_TRACKING_URI`, else an SQLite file in the store.
-
-    Raises ConfigError for a remote store without the variable: an SQLite URL there would silently make a local folder.
-    """
-    given = os.environ.get("MLFLOW_TRACKING_URI")
-    if given:
-        return given
-    if not store.local:
-        raise ConfigError(
-            f"MLFLOW_TRACKING_URI: wanted the address of an MLflow server, because the store {store.uri} is remote and "
-            "its default, an SQLite file in the store, needs a local one; came nothing: set it, "
-            "e.g. MLFLOW_TRACKING_URI=http://mlflow:5000"
-        )
-    return f"sqlite:///{store.full('mlflow.db')}"

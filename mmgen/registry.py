@@ -2,7 +2,7 @@
 
 With served_model.py the only door to MLflow. Everything that MLflow is told comes from committed artifacts, so its
 database can be made again from the store (`rebuild`). Only MlflowClient is used: MLflow's global state, which
-belongs to the user's own runs, stays untouched.
+belongs to the caller's own runs, stays untouched.
 """
 
 from __future__ import annotations
@@ -15,47 +15,61 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
-# read when mlflow is imported: no telemetry, no traces, no progress bars, no advertisements on the terminal
-for _name, _value in {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_PRINT_MODEL_URLS_ON_CREATION": "false",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-    "GIT_PYTHON_REFRESH": "quiet",
-}.items():
-    os.environ.setdefault(_name, _value)
+# read while mlflow is imported: no telemetry, no progress bars, no advertisements; what the caller set stays
+os.environ.update(
+    {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_PRINT_MODEL_URLS_ON_CREATION": "false",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }
+    | dict(os.environ)
+)
 
-import mlflow.pyfunc  # noqa: E402
-from mlflow import MlflowClient  # noqa: E402
-from mlflow.entities import LoggedModel, LoggedModelStatus, Metric, Param  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
-from mlflow.models import Model, ModelSignature  # noqa: E402
-from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema  # noqa: E402
+import mlflow.pyfunc
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel, LoggedModelStatus, Metric, Param
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-from mmgen import artifact as artifacts  # noqa: E402
-from mmgen import generate, promotions  # noqa: E402
-from mmgen.artifact import Artifact, Draft, Link  # noqa: E402
-from mmgen.config import Config  # noqa: E402
-from mmgen.errors import OutsideError  # noqa: E402
-from mmgen.identity import identity  # noqa: E402
-from mmgen.report import card  # noqa: E402
-from mmgen.report.curves import read_curves  # noqa: E402
-from mmgen.runtime import Runtime, circumstance  # noqa: E402
-from mmgen.store import Store  # noqa: E402
+from mmgen import artifact as artifacts
+from mmgen import generate, promotions
+from mmgen.artifact import Artifact, Draft, FileEntry
+from mmgen.config import Config
+from mmgen.errors import OutsideError
+from mmgen.identity import identity
+from mmgen.report import card
+from mmgen.report.curves import read_curves
+from mmgen.runtime import Runtime, circumstance
+from mmgen.store import Store
+from mmgen.tracking import embedded_files, set_moved_aside, shown, tracking_uri
 
 FINGERPRINT_TAG = "mmgen.fingerprint"
-SERVED = ("mmgen", "torch", "torchaudio", "safetensors", "tokenizers", "soundfile", "pillow", "numpy", "pandas")
+#: what the served model needs where it is served, in the versions that it was made with
+SERVED_WITH = ("mmgen", "torch", "torchaudio", "safetensors", "tokenizers", "soundfile", "pillow", "numpy", "pandas")
 _METRICS_PER_BATCH, _PARAMS_PER_BATCH = 1000, 100
 _LONGEST_PARAM, _LONGEST_TAG = 6000, 5000
 
 
-# ---------------------------------------------------------------- the step
+@dataclass(frozen=True)
+class _Line:
+    """A line of the ledger, as MLflow is told of it. parts: role → the artifacts that it was made from."""
+
+    name: str
+    number: int
+    fingerprint: str
+    parts: Mapping[str, Artifact]
+    files: tuple[FileEntry, ...]
+    alias: str | None
+    why: str
 
 
 def register(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> Artifact:
@@ -66,47 +80,47 @@ def register(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -
     OutsideError (MLflow is away).
     """
     store, what = runtime.store, identity("register", config, inputs)
-    promotions.tracking_uri(store)
-    parts = lineage(store, inputs)
-    draft = Draft(store, "promotion", config.name, what.fingerprint)
+    tracking = tracking_uri(store)
+    parts = promotions.lineage(store, inputs)
     alias, why = _decide(config, parts["scores"])
+    draft = Draft(store, "promotion", config.name, what.fingerprint)
     with tempfile.TemporaryDirectory(prefix="mmgen-") as scratch:
         package = Path(scratch) / promotions.PACKAGE
         generate.save_package(store, parts["codecs"], parts["fusion"], parts["generator"], package)
         for path in sorted(each for each in package.rglob("*") if each.is_file()):
-            draft.put(f"{promotions.PACKAGE}/{path.relative_to(package).as_posix()}", path.read_bytes(), promotions.PACKAGE)
+            inside = path.relative_to(package).as_posix()
+            draft.put(f"{promotions.PACKAGE}/{inside}", path.read_bytes(), promotions.PACKAGE)
     page, twin = card.render(store, parts, name=config.name, alias=alias, why=why)
     draft.put("card.html", page, "card")
     draft.put("card.json", twin, "card-json")
-    logged = _log(store, config.name, draft.version, what.fingerprint, parts, tuple(draft.files), alias, why)
-    facts = {"alias": alias, "why": why, "model": parts["generator"].ref, "scores": parts["scores"].ref, "mlflow": logged}
+    line = _Line(config.name, draft.version, what.fingerprint, parts, tuple(draft.files), alias, why)
+    with _client(store) as client:
+        if promotions.ledger(store, config.name) and not _known_versions(client, config.name):
+            _rebuild(client, store, config.name)
+        logged = _log(client, store, line)
     return draft.commit(
         step="register",
         config=what.config,
         inputs={role: part.link for role, part in parts.items()},
-        facts=facts,
+        facts={
+            "alias": alias,
+            "why": why,
+            "model": parts["generator"].ref,
+            "scores": parts["scores"].ref,
+            "mlflow": logged,
+        },
         pin=what.pin,
         passed=parts["scores"].passed,
-        circumstance=circumstance(tracking_uri=promotions.tracking_uri(store)),
+        circumstance=circumstance(mlflow_tracking=shown(tracking)),
     )
 
 
 def _decide(config: Config, scores: Artifact) -> tuple[str | None, str]:
     if not scores.passed:
-        return None, "its gate did not pass: " + "; ".join(scores.facts.get("gate", [])) or "no reason recorded"
+        return None, "its gate did not pass: " + ("; ".join(scores.facts.get("gate", [])) or "no reason recorded")
     if not config.registry.promote:
         return None, "its gate passed, and registry.promote is off"
-    return config.registry.alias, "its gate passed"
-
-
-def lineage(store: Store, inputs: Mapping[str, Artifact]) -> dict[str, Artifact]:
-    """`inputs` and the data that they were made from: roles dataset and features as well, where the manifests name them."""
-    found = dict(inputs)
-    for role in ("generator", "fusion", "codecs", "features"):
-        for upstream, link in (found[role].inputs if role in found else {}).items():
-            if upstream in ("features", "dataset") and upstream not in found:
-                found[upstream] = artifacts.load_link(store, link)
-    return found
+    return promotions.check_alias(config.registry.alias), "its gate passed"
 
 
 # ---------------------------------------------------------------- MLflow
@@ -115,7 +129,7 @@ def lineage(store: Store, inputs: Mapping[str, Artifact]) -> dict[str, Artifact]
 @contextlib.contextmanager
 def _client(store: Store) -> Iterator[MlflowClient]:
     """A client of the tracking server, with its chatter off and its failures told as ours."""
-    uri = promotions.tracking_uri(store)
+    uri = tracking_uri(store)
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -123,91 +137,96 @@ def _client(store: Store) -> Iterator[MlflowClient]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            if embedded_files(store):
+                set_moved_aside(store)
             yield MlflowClient(uri, uri)
     except MlflowException as error:
-        raise OutsideError(f"MLflow at {_shown(uri)} said no: {' '.join(str(error).split())[:500]}") from error
+        raise OutsideError(f"MLflow at {shown(uri)} said no: {' '.join(str(error).split())[:500]}") from error
     except OSError as error:
-        raise OutsideError(f"MLflow at {_shown(uri)} did not take the files: {error}") from error
+        raise OutsideError(f"MLflow at {shown(uri)} did not take the files: {error}") from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
 
-def _shown(uri: str) -> str:
-    """`uri` without a password."""
-    scheme, separator, rest = uri.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else uri
-
-
-def _log(
-    store: Store,
-    name: str,
-    number: int,
-    fingerprint: str,
-    parts: Mapping[str, Artifact],
-    files: tuple[artifacts.FileEntry, ...],
-    alias: str | None,
-    why: str,
-) -> dict[str, str]:
+def _log(client: MlflowClient, store: Store, line: _Line) -> dict[str, str]:
     """Tell MLflow of one promotion: a run, a model version, its alias. Returns {"name", "version", "run"}.
 
     Idempotent: a version that a killed run left behind is found by its fingerprint and kept. The alias is set before
     the ledger's line is committed, so that a rerun mends what a kill between the two leaves.
     """
-    with _client(store) as client, tempfile.TemporaryDirectory(prefix="mmgen-") as scratch:
-        _ensure_registered(client, name)
-        found = _logged_version(client, name, fingerprint)
-        if found is None:
-            tags = _tags(fingerprint, number, parts, why)
-            experiment = _experiment(client, store, name)
-            run = client.create_run(experiment, run_name=parts["generator"].ref, tags=tags).info.run_id
-            try:
-                _log_numbers(client, run, store, parts)
-                client.log_artifacts(run, str(_pages(store, parts, files, Path(scratch) / "run")))
-                model = _log_model(client, experiment, run, name, store, parts, files, Path(scratch))
-                made = client.create_model_version(
-                    name, model.artifact_location, run, tags=tags, model_id=model.model_id, description=f"{parts['generator'].ref}: {why}"
-                )
-                found = {"name": name, "version": str(made.version), "run": run}
-            except BaseException:
-                client.set_terminated(run, "FAILED")
-                raise
-            client.set_terminated(run, "FINISHED")
-        if alias:
-            client.set_registered_model_alias(name, alias, found["version"])
-        return found
+    found = _logged_version(client, line)
+    if found is None:
+        experiment = _experiment(client, store, line.name)
+        found = _log_run(client, experiment, store, line)
+    if line.alias:
+        client.set_registered_model_alias(line.name, line.alias, found["version"])
+    return found
+
+
+def _log_run(client: MlflowClient, experiment: str, store: Store, line: _Line) -> dict[str, str]:
+    model_ref, tags = line.parts["generator"].ref, _tags(line)
+    run = client.create_run(experiment, run_name=model_ref, tags=tags).info.run_id
+    finished = False
+    try:
+        with tempfile.TemporaryDirectory(prefix="mmgen-") as scratch:
+            _log_numbers(client, run, store, line.parts)
+            client.log_artifacts(run, str(_pages(store, line, Path(scratch) / "run")))
+            model = _log_model(client, experiment, run, store, line, Path(scratch))
+        _ensure_registered(client, line.name)
+        made = client.create_model_version(
+            line.name, model.artifact_location, run, tags=tags, model_id=model.model_id,
+            description=f"{model_ref}: {line.why}",
+        )  # fmt: skip
+        finished = True
+    finally:
+        client.set_terminated(run, "FINISHED" if finished else "FAILED")
+    return {"name": line.name, "version": str(made.version), "run": run}
 
 
 def _ensure_registered(client: MlflowClient, name: str) -> None:
-    if not client.search_registered_models(f"name='{name}'"):
+    try:
         client.create_registered_model(name, description="An any-to-any generator of mmgen.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
-def _logged_version(client: MlflowClient, name: str, fingerprint: str) -> dict[str, str] | None:
-    for each in client.search_model_versions(f"name='{name}'"):
-        if each.tags.get(FINGERPRINT_TAG) == fingerprint and each.status == "READY":
-            return {"name": name, "version": str(each.version), "run": str(each.run_id)}
+def _known_versions(client: MlflowClient, name: str) -> list[Any]:
+    return list(client.search_model_versions(f"name='{name}'"))
+
+
+def _logged_version(client: MlflowClient, line: _Line) -> dict[str, str] | None:
+    for each in _known_versions(client, line.name):
+        if each.tags.get(FINGERPRINT_TAG) == line.fingerprint and each.status == "READY":
+            return {"name": line.name, "version": str(each.version), "run": str(each.run_id)}
     return None
 
 
 def _experiment(client: MlflowClient, store: Store, name: str) -> str:
     found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
-    # beside the embedded database the files stay in the store too; a server has its own place for them
-    inside = Path(store.full("mlflow-artifacts")).as_uri() if not os.environ.get("MLFLOW_TRACKING_URI") else None
-    return str(client.create_experiment(name, artifact_location=inside))
+    if found is None:
+        # beside the embedded database the files stay in the store too; a server has its own place for them
+        inside = embedded_files(store)
+        return str(client.create_experiment(name, artifact_location=inside.as_uri() if inside else None))
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
 
 
-def _tags(fingerprint: str, number: int, parts: Mapping[str, Artifact], why: str) -> dict[str, str]:
-    model = parts["generator"]
-    tags = {FINGERPRINT_TAG: fingerprint, "mmgen.promotion": str(number), "mmgen.why": why[:_LONGEST_TAG]}
-    for role, part in parts.items():
-        tags[f"mmgen.{role}"] = part.ref
-        tags[f"mmgen.{role}.fingerprint"] = part.fingerprint
+def _tags(line: _Line) -> dict[str, str]:
+    model = line.parts["generator"]
+    tags = {
+        FINGERPRINT_TAG: line.fingerprint,
+        "mmgen.promotion": str(line.number),
+        "mmgen.why": line.why[:_LONGEST_TAG],
+    }
+    for role, part in line.parts.items():
+        tags |= {f"mmgen.{role}": part.ref, f"mmgen.{role}.fingerprint": part.fingerprint}
     tags["mmgen.commit"] = str(model.circumstance.get("commit") or "unknown")
-    flow_run = model.circumstance.get("flow_run") or os.environ.get("PREFECT__FLOW_RUN_ID")
-    return tags | ({"mmgen.flow_run": str(flow_run)} if flow_run else {})
+    # Prefect's own variable in a run's process; prefect itself is not known here
+    flow_run = os.environ.get("PREFECT__FLOW_RUN_ID")
+    return tags | ({"mmgen.flow_run": flow_run} if flow_run else {})
 
 
 def _log_numbers(client: MlflowClient, run: str, store: Store, parts: Mapping[str, Artifact]) -> None:
@@ -234,14 +253,14 @@ def _flat(value: Any, path: str = "") -> dict[str, str]:
     return {path: value if isinstance(value, str) else json.dumps(value)}
 
 
-def _pages(
-    store: Store, parts: Mapping[str, Artifact], files: tuple[artifacts.FileEntry, ...], folder: Path
-) -> Path:
+def _pages(store: Store, line: _Line, folder: Path) -> Path:
     """A folder of what people read of a run: the data report, the card, the table of scores, the sample grids."""
-    wanted = {Path(entry.path).name: entry.path for entry in files if entry.role in ("card", "card-json")}
-    wanted |= {Path(entry.path).name: entry.path for role in ("scores", "grid") for entry in parts["scores"].by_role(role)}
-    if "dataset" in parts and store.exists(f"{parts['dataset'].folder}/report.html"):
-        wanted["data-report.html"] = f"{parts['dataset'].folder}/report.html"
+    entries = [entry for entry in line.files if entry.role in ("card", "card-json")]
+    entries += [entry for role in ("scores", "grid") for entry in line.parts["scores"].by_role(role)]
+    wanted = {Path(entry.path).name: entry.path for entry in entries}
+    if "dataset" in line.parts:
+        report = f"{line.parts['dataset'].folder}/report.html"
+        wanted |= {"data-report.html": report} if store.exists(report) else {}
     folder.mkdir()
     for name, path in wanted.items():
         (folder / name).write_bytes(store.read(path))
@@ -249,29 +268,22 @@ def _pages(
 
 
 def _log_model(
-    client: MlflowClient,
-    experiment: str,
-    run: str,
-    name: str,
-    store: Store,
-    parts: Mapping[str, Artifact],
-    files: tuple[artifacts.FileEntry, ...],
-    scratch: Path,
+    client: MlflowClient, experiment: str, run: str, store: Store, line: _Line, scratch: Path
 ) -> LoggedModel:
     """Log the package with the code that serves it."""
     package = scratch / promotions.PACKAGE
-    for entry in files:
+    for entry in line.files:
         if entry.role == promotions.PACKAGE:
             target = package / entry.path.split(f"/{promotions.PACKAGE}/", 1)[1]
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(store.read(entry.path))
-    model = client.create_logged_model(experiment, name=name, source_run_id=run, model_type="any-to-any generator")
+    model = client.create_logged_model(experiment, name=line.name, source_run_id=run, model_type="any-to-any generator")
     mlflow.pyfunc.save_model(
         path=str(scratch / "model"),
-        python_model=str(Path(generate.__file__).with_name("served_model.py")),
+        python_model=str(Path(__file__).with_name("served_model.py")),
         artifacts={promotions.PACKAGE: str(package)},
-        pip_requirements=[f"{package}=={installed(package)}" for package in SERVED],
-        signature=signature(parts["codecs"].facts["slots"]),
+        pip_requirements=[f"{needed}=={installed(needed)}" for needed in SERVED_WITH],
+        signature=signature(line.parts["codecs"].facts["slots"]),
         mlflow_model=Model(run_id=run, model_id=model.model_id),
     )
     client.log_model_artifacts(model.model_id, str(scratch / "model"))
@@ -280,54 +292,55 @@ def _log_model(
 
 def signature(slots: Mapping[str, str]) -> ModelSignature:
     """What the served model takes: an optional column per slot (slot → modality), and the parameters of `generate`."""
-    columns = [
+    columns: list[Any] = [
         ColSpec(DataType.string if modality == "text" else DataType.binary, slot, required=False)
         for slot, modality in slots.items()
     ]
     whole, real = DataType.long, DataType.double
-    return ModelSignature(
-        inputs=Schema(columns),
-        params=ParamSchema(
-            [
-                ParamSpec("to", DataType.string, ",".join(slots)),
-                ParamSpec("num", whole, 1),
-                ParamSpec("guidance", real, -1.0),
-                ParamSpec("steps", whole, -1),
-                ParamSpec("seed", whole, 0),
-            ]
-        ),
-    )
+    params = [
+        ParamSpec("to", DataType.string, ",".join(slots)),
+        ParamSpec("num", whole, 1),
+        ParamSpec("guidance", real, -1.0),
+        ParamSpec("steps", whole, -1),
+        ParamSpec("seed", whole, 0),
+    ]
+    return ModelSignature(inputs=Schema(columns), params=ParamSchema(params))
 
 
 # ---------------------------------------------------------------- the view, made again
 
 
-def rebuild(store: Store, names: tuple[str, ...] | None = None) -> list[str]:
-    """Tell MLflow again what the ledger says: the missing runs, versions and aliases. Returns a line per promotion.
+def rebuild(store: Store) -> list[str]:
+    """Tell MLflow again what the ledger says: missing runs, versions, aliases. Returns a line per promotion.
 
-    For a database that was lost, emptied or replaced by a server. Version numbers come back as the ledger has them.
+    For a database that was lost or replaced by a server. Version numbers come back as the ledger has them, unless
+    MLflow already gave them to something else, which the line then says. Raises OutsideError.
     """
-    lines = []
-    for name in artifacts.names(store, "promotion") if names is None else names:
-        for promotion in reversed(promotions.ledger(store, name)):
-            parts = {role: artifacts.load_link(store, link) for role, link in promotion.inputs.items()}
-            wanted = promotion.facts["mlflow"]["version"]
-            _skip_to(store, name, int(wanted))
-            logged = _log(
-                store, name, promotion.version, promotion.fingerprint, parts, promotion.files,
-                promotion.facts["alias"], promotion.facts["why"],
-            )  # fmt: skip
-            note = "" if logged["version"] == wanted else f", the ledger has {wanted}"
-            lines.append(f"{promotion.ref}: models:/{name}/{logged['version']}{note}")
-    return lines
-
-
-def _skip_to(store: Store, name: str, number: int) -> None:
-    """Use up version numbers below `number` that the ledger never named (a killed run's), so that they match again."""
     with _client(store) as client:
-        _ensure_registered(client, name)
-        taken = max((int(each.version) for each in client.search_model_versions(f"name='{name}'")), default=0)
-        while taken < number - 1:
-            made = client.create_model_version(name, "unused", await_creation_for=0)
-            client.delete_model_version(name, made.version)
-            taken = int(made.version)
+        return [told for name in artifacts.names(store, "promotion") for told in _rebuild(client, store, name)]
+
+
+def _rebuild(client: MlflowClient, store: Store, name: str) -> list[str]:
+    told = []
+    for promotion in reversed(promotions.ledger(store, name)):
+        facts = promotion.facts
+        parts = {role: artifacts.load_link(store, link) for role, link in promotion.inputs.items()}
+        line = _Line(
+            name, promotion.version, promotion.fingerprint, parts, promotion.files, facts["alias"], facts["why"]
+        )
+        wanted = facts["mlflow"]["version"]
+        if _logged_version(client, line) is None:
+            _skip_to(client, name, int(wanted))
+        version = _log(client, store, line)["version"]
+        told.append(f"{promotion.ref}: models:/{name}/{version}" + ("" if version == wanted else f", was {wanted}"))
+    return told
+
+
+def _skip_to(client: MlflowClient, name: str, number: int) -> None:
+    """Use up version numbers below `number` that no line of the ledger has (a killed run's), so that they match."""
+    _ensure_registered(client, name)
+    taken = max((int(each.version) for each in _known_versions(client, name)), default=0)
+    while taken < number - 1:
+        made = client.create_model_version(name, "unused", await_creation_for=0)
+        client.delete_model_version(name, made.version)
+        taken = int(made.version)

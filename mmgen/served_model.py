@@ -1,5 +1,8 @@
-"""The model that MLflow serves. MLflow copies this file beside the package and runs it to load the model ("models from code"),
-so that nothing is pickled; mmgen itself must be installed where it is served."""
+"""The model that MLflow serves.
+
+MLflow copies this file beside the package and runs it to load the model ("models from code"), so that nothing is
+pickled; mmgen itself must be installed where it is served.
+"""
 
 from __future__ import annotations
 

@@ -55,11 +55,18 @@ def history(length: int = 60) -> bytes:
 
 
 def commit(draft: Draft, step: str, **more) -> Artifact:
-    more = {"config": {}, "inputs": {}, "facts": {}, "circumstance": {"time": "2026-01-02T03:04:05", "commit": "c" * 40}} | more
+    more = {
+        "config": {},
+        "inputs": {},
+        "facts": {},
+        "circumstance": {"time": "2026-01-02T03:04:05", "commit": "c" * 40},
+    } | more
     return draft.commit(step=step, **more)
 
 
-def line(store: Store, *, name: str = "digits", mean: float = 0.95, passed: bool = True, data: str = "d") -> dict[str, Artifact]:
+def line(
+    store: Store, *, name: str = "digits", mean: float = 0.95, passed: bool = True, data: str = "d"
+) -> dict[str, Artifact]:
     """register's inputs (codecs, fusion, generator, scores), committed to `store` with the data behind them."""
 
     def draft(kind: Kind, suffix: str = "") -> Draft:
@@ -74,7 +81,13 @@ def line(store: Store, *, name: str = "digits", mean: float = 0.95, passed: bool
     fitted = draft("codecs")
     fitted.put("image.json", history(), "history")
     fitted.put("audio.json", history(), "history")
-    codecs = commit(fitted, "fit", config={"codecs": {"width": 64}, "seed": 0}, inputs={"dataset": dataset.link}, facts={"slots": SLOTS})
+    codecs = commit(
+        fitted,
+        "fit",
+        config={"codecs": {"width": 64}, "seed": 0},
+        inputs={"dataset": dataset.link},
+        facts={"slots": SLOTS},
+    )
     extracted = draft("features")
     features = commit(extracted, "extract", inputs={"dataset": dataset.link, "codecs": codecs.link})
     fused = draft("model", "-fusion")
@@ -88,7 +101,9 @@ def line(store: Store, *, name: str = "digits", mean: float = 0.95, passed: bool
     judged = draft("scores")
     judged.put("scores.parquet", scores_table(mean), "scores")
     judged.put("text-to-image.png", png(1, 160, 320), "grid", title="text → image", given="text", made="image")
-    for number, (given, made) in enumerate([("image", "audio"), ("audio", "image"), ("text", "audio"), ("image", "text")]):
+    for number, (given, made) in enumerate(
+        [("image", "audio"), ("audio", "image"), ("text", "audio"), ("image", "text")]
+    ):
         for side, slot in (("given", given), ("made", made)):
             data_, suffix = {"image": (png(number), "png"), "audio": (wav(220 * (number + 1)), "wav"),
                              "text": (f"a <script> number {number}".encode(), "txt")}[slot]  # fmt: skip

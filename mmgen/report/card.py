@@ -26,7 +26,7 @@ FORMAT = 1
 #: embedded media beyond this is left out and counted, so that the page stays openable
 MAX_MEDIA_BYTES = 12 << 20
 MAX_EXAMPLES = 24
-_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".svg": "image/svg+xml", ".wav": "audio/wav", ".flac": "audio/flac"}
+_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".wav": "audio/wav", ".flac": "audio/flac"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def read_scores(store: Store, scores: Artifact) -> list[Score]:
 
 
 def flat_scores(store: Store, scores: Artifact) -> dict[str, float]:
-    """Scores under names that MLflow takes as metrics, with their intervals as `….low`, `….high`. Finite values only."""
+    """Scores under names that MLflow takes as metrics, intervals as `….low` and `….high`. Finite values only."""
     rows = read_scores(store, scores)
     keys = [_metric_key(row) for row in rows]
     flat: dict[str, float] = {}
@@ -145,7 +145,8 @@ _DRAWN: dict[str, tuple[tuple[str, str], ...]] = {
 def _bars(rows: list[Score], metric: str) -> tuple[float, list[Bar]]:
     """The axis' lower end, and a bar per direction with what it is held against."""
     mine = [row for row in rows if row.metric == metric]
-    beside = {(word, row.given, row.made): row.value for word, other in _DRAWN[metric] for row in rows if row.metric == other}
+    words = {other: word for word, other in _DRAWN[metric]}
+    beside = {(words[row.metric], row.given, row.made): row.value for row in rows if row.metric in words}
     lowest = min([row.low for row in mine] + list(beside.values()), default=0.0)
     low = max(0.0, math.floor(lowest * 10 - 0.5) / 10)
 
@@ -224,6 +225,7 @@ def render(
     model, scores = parts["generator"], parts["scores"]
     rows = read_scores(store, scores)
     curves = {role: read_curves(store, parts[role]) for role in ("codecs", "fusion", "generator")}
+    slots: Mapping[str, str] = parts["codecs"].facts["slots"]
     twin = {
         "format": FORMAT,
         "name": name,
@@ -232,7 +234,7 @@ def render(
         "passed": scores.passed,
         "why": why,
         "gate": list(scores.facts.get("gate", [])),
-        "slots": dict(parts["codecs"].facts["slots"]),
+        "slots": dict(slots),
         "data": dict(parts["dataset"].facts) if "dataset" in parts else {},
         "scores": [asdict(row) for row in rows],
         "lineage": _lineage(parts),
@@ -249,7 +251,7 @@ def render(
         "examples": _examples(scores, media),
         "plots": _plots(curves),
         "yaml": yaml.safe_dump(twin["settings"], sort_keys=True, allow_unicode=True),
-        "usage": _usage(name, model, alias, twin["slots"]),
+        "usage": _usage(name, model, alias, slots),
         "metrics": _METRICS,
     }
     html = page.render("card.html.j2", {"card": twin, "omitted": media.omitted, **shown})
@@ -305,7 +307,9 @@ def _usage(name: str, model: Artifact, alias: str | None, slots: Mapping[str, st
         "python": (
             "import mmgen\n\n"
             f'model = mmgen.load("{reference}")\n'
-            f'made = model.generate({given}=["{word}"], to={tuple(to)!r}, num=4, guidance=2.0, seed=0)'.replace("'", '"')
+            f'made = model.generate({given}=["{word}"], to={tuple(to)!r}, num=4, guidance=2.0, seed=0)'.replace(
+                "'", '"'
+            )
         ),
         "cli": f'mmgen generate {reference} {option}{gap}"{word}" --to {",".join(to)} --num 4 --seed 0 --out made',
         "mlflow": f'import mlflow\n\nmodel = mlflow.pyfunc.load_model("models:/{name}@{alias}")\n'
@@ -313,4 +317,3 @@ def _usage(name: str, model: Artifact, alias: str | None, slots: Mapping[str, st
         if alias
         else "",
     }
-

@@ -43,7 +43,7 @@ def read_curves(store: Store, artifact: Artifact) -> list[Curve]:
 
 
 def _columns(history: Mapping[str, Any]) -> dict[str, list[Any]]:
-    columns = {}
+    columns: dict[str, list[Any]] = {}
     for name, values in history.items():
         columns |= _columns(values) if isinstance(values, Mapping) else {name: list(values)}
     return columns
