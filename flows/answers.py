@@ -1,0 +1,131 @@
+"""What the small commands answer, as plain data, and how a person sees it. Manifests alone are read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from flows.run_record import recorded_runs
+from flows.terminal import stdout, table, write
+from mmgen import artifact, catalog, promotions
+from mmgen.artifact import Artifact
+from mmgen.errors import UnknownReference
+from mmgen.store import Store
+
+
+def listed(store: str, kind: str | None) -> dict[str, Any]:
+    """{"artifacts": [catalog.Listed, with "aliases" for models]}."""
+    opened = Store(store)
+    held: dict[str, list[str]] = {}
+    for name in artifact.names(opened, "promotion"):
+        for alias, promotion in promotions.aliases(opened, name).items():
+            held.setdefault(promotion.facts["model"], []).append(alias)
+    lines = catalog.listing(opened, kind)
+    return {"artifacts": [dataclasses.asdict(each) | {"aliases": sorted(held.get(each.ref, []))} for each in lines]}
+
+
+def show_listed(answer: dict[str, Any]) -> None:
+    """Print a listing."""
+    rows = [
+        (
+            each["ref"],
+            ", ".join(each["aliases"]),
+            "" if each["passed"] else "gate said no",
+            size(each["size_bytes"]),
+            each["time"],
+        )
+        for each in answer["artifacts"]
+    ]
+    stdout().print(table(("artifact", "alias", "", "size", "made"), rows) if rows else "nothing yet")
+
+
+def shown(store: str, ref: str) -> dict[str, Any]:
+    """catalog.summary of the artifact, with the aliases of a model."""
+    opened = Store(store)
+    found = promotions.resolve(ref, opened)
+    more = {"aliases": promotions.aliases_of(opened, found)} if found.kind == "model" else {}
+    return catalog.summary(found) | more
+
+
+def show_shown(answer: dict[str, Any]) -> None:
+    """Print an artifact as indented JSON: its facts are whatever its step recorded."""
+    write(json.dumps(answer, indent=1, ensure_ascii=False))
+
+
+def verified(store: str, ref: str) -> dict[str, Any]:
+    """{"ref", "files", "damaged": [line per file]}."""
+    opened = Store(store)
+    found = promotions.resolve(ref, opened)
+    return {"ref": found.ref, "files": len(found.files), "damaged": artifact.damaged(opened, found, rehash=True)}
+
+
+def show_verified(answer: dict[str, Any]) -> None:
+    """Print the damaged files, or that there are none."""
+    good = f"{answer['ref']}: {answer['files']} files are as recorded"
+    write("\n".join(answer["damaged"]) or good)
+
+
+def reported(store: str, ref: str) -> dict[str, Any]:
+    """{"ref", "pages": paths or URLs of its report or card}. Raises UnknownReference if it has none."""
+    opened = Store(store)
+    found = promotions.resolve(ref, opened)
+    pages = [path for path in _pages(opened, found) if opened.exists(path)]
+    if not pages:
+        raise UnknownReference(
+            f"{found.ref} has no page of its own: datasets have a data report, promoted models a card"
+        )
+    return {
+        "ref": found.ref,
+        "pages": [opened.full(path) if opened.local else f"{opened.uri}/{path}" for path in pages],
+    }
+
+
+def _pages(store: Store, found: Artifact) -> list[str]:
+    match found.kind:
+        case "dataset" | "verdicts":
+            return [f"{found.folder}/report.html"]
+        case "promotion":
+            return [entry.path for entry in found.by_role("card")]
+        case "model":
+            promotion = promotions.promotion_of(store, found)
+            return [entry.path for entry in promotion.by_role("card")] if promotion else []
+    return []
+
+
+def ran(store: str) -> dict[str, Any]:
+    """{"runs": [RunRecord.to_json]}, newest first, from the records in the store."""
+    return {"runs": recorded_runs(Store(store))}
+
+
+def show_ran(answer: dict[str, Any]) -> None:
+    """Print the runs."""
+    rows = [(each["run"], each["name"], each["state"], each["why"].split("\n")[0][:100]) for each in answer["runs"]]
+    stdout().print(table(("run", "name", "state", "why"), rows) if rows else "no runs yet")
+
+
+def garbage(store: str) -> dict[str, Any]:
+    """{"files": [{"path", "bytes"}], "bytes"}: what no manifest names."""
+    found = catalog.unreferenced(Store(store))
+    return {
+        "files": [{"path": path, "bytes": count} for path, count in found],
+        "bytes": sum(count for _, count in found),
+    }
+
+
+def show_garbage(answer: dict[str, Any]) -> None:
+    """Print what could go."""
+    for each in answer["files"]:
+        write(f"{size(each['bytes']):>10}  {each['path']}")
+    total = f"{len(answer['files'])} files, {size(answer['bytes'])}"
+    write(f"{total}, that nothing names; a run that is going on may still name some")
+
+
+def size(count: int) -> str:
+    """Bytes for a person."""
+    amount = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000 or unit == "GB":
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    raise AssertionError

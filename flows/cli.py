@@ -1,0 +1,340 @@
+"""The command line `mmgen`. What is heavy is imported inside the commands: `mmgen --help` needs no torch or Prefect."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mmgen.errors import ConfigError, GateError, MmgenError
+
+STEPS = {
+    "ingest": "Read a source into staging: probe every sample, count every row.",
+    "validate": "Check, find duplicates, quarantine with reasons, assign splits, write the data report.",
+    "shard": "Write the kept samples as the shards of a dataset version.",
+    "fit": "Fit codecs and judges, and freeze the evaluation set.",
+    "extract": "Make features of every shard: tensors, latents, embeddings.",
+    "train-fusion": "Train the fusion: any subset of slots to one embedding.",
+    "train-generator": "Train the generator: any slots to any slots.",
+    "evaluate": "Score the generator on the frozen evaluation set.",
+    "register": "Gate, package and register the model.",
+}
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="mmgen", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    help="From raw text-image-audio pairs to a registered any-to-any generator.",
+)  # fmt: skip
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The configuration of the line.")]
+Ref = Annotated[str, typer.Argument(metavar="REF", help="[kind:]name[@version|@alias]")]
+StoreOption = Annotated[
+    str, typer.Option("--store", metavar="DIR", envvar="MMGEN_STORE", help="The store: a folder or a URL.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes for batches of work; default: one per core.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
+Verify = Annotated[bool, typer.Option("--verify", help="Re-hash what is there instead of trusting recorded sizes.")]
+Rehash = Annotated[bool, typer.Option("--rehash", help="Read every source file again.")]
+Refit = Annotated[bool, typer.Option("--refit", help="Make fitted things anew.")]
+Rebuild = Annotated[bool, typer.Option("--rebuild", help="Build the data version without a base.")]
+STORE = "mmgen-store"
+
+
+def _cores() -> int:
+    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def _options(
+    workers: int | None, device: str, verify: bool, rehash: bool, refit: bool, rebuild: bool
+) -> dict[str, Any]:
+    """The circumstance of a run, as flows.line_run.Options takes it."""
+    return {
+        "workers": workers or _cores(),
+        "device": device,
+        "verify": verify,
+        "rehash": rehash,
+        "refit": refit,
+        "rebuild": rebuild,
+    }
+
+
+def _answer(as_json: bool, answer: dict[str, Any], show: Callable[[dict[str, Any]], None]) -> None:
+    """The result of a command: for a program one line of JSON, for a person `show`."""
+    if as_json:
+        print(json.dumps(answer, ensure_ascii=False, allow_nan=False))
+    else:
+        show(answer)
+
+
+# ---------------------------------------------------------------- the line
+
+
+@app.command()
+def demo(
+    store: StoreOption = STORE,
+    rows: Annotated[int | None, typer.Option(min=1, help="Use only so many of the 5,000 triples.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few hundred rows and steps, with floors of their own.")
+    ] = False,
+    workers: Workers = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """The whole line on the embedded data set, spoken digits."""
+    from flows.demo import configure
+    from flows.terminal import Watch
+
+    with Watch() as watch:
+        config = configure(store, rows, quick, watch)
+    _line(config, store, {"workers": workers or _cores(), "device": device}, as_json)
+
+
+@app.command()
+def run(
+    config: ConfigFile,
+    store: StoreOption = STORE,
+    first: Annotated[str | None, typer.Option("--from", metavar="STEP", help="Begin with this step.")] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="STEP", help="End with this step.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what would run and why, and do nothing.")] = False,
+    workers: Workers = None,
+    device: Device = "auto",
+    verify: Verify = False,
+    rehash: Rehash = False,
+    refit: Refit = False,
+    rebuild: Rebuild = False,
+    as_json: Json = False,
+) -> None:
+    """Bring everything up to date, from the source to the registered model. What is unchanged is not done again."""
+    from mmgen import steps
+    from mmgen.config import load
+
+    steps.select(first, until)
+    options = _options(workers, device, verify, rehash, refit, rebuild)
+    if plan:
+        from flows.plan import make_plan, show_plan
+
+        _answer(as_json, make_plan(load(config), store, options, first, until), show_plan)
+        return
+    _line(load(config), store, options, as_json, first, until)
+
+
+def _step_command(name: str) -> Callable[..., None]:
+    def command(
+        config: ConfigFile,
+        store: StoreOption = STORE,
+        workers: Workers = None,
+        device: Device = "auto",
+        verify: Verify = False,
+        rehash: Rehash = False,
+        refit: Refit = False,
+        rebuild: Rebuild = False,
+        as_json: Json = False,
+    ) -> None:
+        from mmgen.config import load
+
+        options = _options(workers, device, verify, rehash, refit, rebuild)
+        _line(load(config), store, options, as_json, name, name)
+
+    return command
+
+
+for _name, _help in STEPS.items():
+    app.command(_name, help=f"{_help} One step of the line.")(_step_command(_name))
+
+
+def _line(
+    config: Any, store: str, options: dict[str, Any], as_json: bool, first: str | None = None, until: str | None = None
+) -> None:
+    from flows.launch import run_line
+    from flows.screen import show_run
+    from flows.summary import summarise
+    from flows.terminal import Watch
+    from mmgen.store import Store
+
+    opened = Store(store)
+    with Watch() as watch:
+        record = run_line(config, opened, options, watch, first=first, until=until)
+    answer = summarise(opened, record.steps) | {"run": record.run, "log": opened.full(record.log)}
+    _answer(as_json, answer, lambda found: show_run(found, store))
+    if answer["gate"]:
+        raise GateError(f"the model was registered and not promoted: {answer['gate']}")
+
+
+# ---------------------------------------------------------------- before and after it
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A table: csv, tsv, jsonl or parquet.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="CONFIG.yaml", help="Where to write; default: beside here.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look at a table's columns and write a commented configuration for it."""
+    from flows.sniff import write_config
+
+    _answer(as_json, write_config(file, out, force), lambda answer: print(answer["shown"]))
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="name[@version|@alias], models:/name@alias")],
+    to: Annotated[str, typer.Option(help="Slots to make, with commas: image,audio,text.")],
+    text: Annotated[str | None, typer.Option(help="Given text.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Given image file.")] = None,
+    audio: Annotated[Path | None, typer.Option(help="Given audio file.")] = None,
+    slot: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Another given slot: text, or a file.")
+    ] = None,
+    num: Annotated[int, typer.Option(min=1, help="Samples to make.")] = 1,
+    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance; 1 is none.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Sampler steps.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed writes the same bytes on one machine.")] = 0,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the files.")] = Path("generated"),
+    store: StoreOption = STORE,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Make samples with a model, from any slots to any slots, and print the files written."""
+    from flows.samples import Wish, given_slots, make
+
+    given = given_slots(text, image, audio, slot or [])
+    wish = Wish(given, tuple(name.strip() for name in to.split(",") if name.strip()), num, guidance, steps, seed)
+    _answer(as_json, make(model, wish, out, store, device), lambda answer: print("\n".join(answer["files"])))
+
+
+@app.command("ls")
+def list_(
+    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="Only this kind.")] = None,
+    store: StoreOption = STORE,
+    as_json: Json = False,
+) -> None:
+    """List what is in the store."""
+    from flows import answers
+
+    _answer(as_json, answers.listed(store, kind), answers.show_listed)
+
+
+@app.command()
+def show(ref: Ref, store: StoreOption = STORE, as_json: Json = False) -> None:
+    """Show an artifact: its inputs, facts, files, configuration."""
+    from flows import answers
+
+    _answer(as_json, answers.shown(store, ref), answers.show_shown)
+
+
+@app.command()
+def verify(ref: Ref, store: StoreOption = STORE, as_json: Json = False) -> None:
+    """Re-hash an artifact's files."""
+    from flows import answers
+
+    answer = answers.verified(store, ref)
+    _answer(as_json, answer, answers.show_verified)
+    if answer["damaged"]:
+        raise GateError(f"{answer['ref']}: {len(answer['damaged'])} of {answer['files']} files are damaged")
+
+
+@app.command()
+def report(ref: Ref, store: StoreOption = STORE, as_json: Json = False) -> None:
+    """Print where the data report or model card of an artifact is."""
+    from flows import answers
+
+    _answer(as_json, answers.reported(store, ref), lambda answer: print("\n".join(answer["pages"])))
+
+
+@app.command()
+def runs(store: StoreOption = STORE, as_json: Json = False) -> None:
+    """List the runs of the line on this store."""
+    from flows import answers
+
+    _answer(as_json, answers.ran(store), answers.show_ran)
+
+
+@app.command()
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what nothing needs.")] = False,
+    store: StoreOption = STORE,
+    as_json: Json = False,
+) -> None:
+    """Say which files of the store nothing names."""
+    from flows import answers
+
+    if not dry_run:
+        raise ConfigError("gc: wanted --dry-run: this version only says what could go, and deletes nothing")
+    _answer(as_json, answers.garbage(store), answers.show_garbage)
+
+
+@app.command()
+def deploy(
+    config: ConfigFile,
+    cron: Annotated[
+        str | None, typer.Option(help='When to run, e.g. "0 3 * * *"; without it, only when asked.')
+    ] = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Run extract and training on the gpu pool.")] = False,
+    workers: Workers = None,
+    store: StoreOption = STORE,
+    as_json: Json = False,
+) -> None:
+    """Put the line on the Prefect server of PREFECT_API_URL, with a schedule."""
+    from flows.deployments import apply, show_applied
+
+    _answer(as_json, apply(config, store, cron=cron, gpu=gpu, workers=workers or _cores()), show_applied)
+
+
+# ---------------------------------------------------------------- from an exception to an exit code
+
+# click's UsageError, wherever this version of typer keeps its click
+_UsageError: Any = typer.BadParameter.__bases__[0]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The console script. Exits with 0, 1 (a gate said no), 2 (the user's mistake), 3 (a fault outside) or 130."""
+    given = sys.argv[1:] if arguments is None else arguments
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(_run(given))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        code = app(args=arguments or ["--help"], prog_name="mmgen", standalone_mode=False)
+        return int(code or 0)
+    except _UsageError as error:
+        return _said(arguments, 2, " ".join(error.format_message().split()))
+    except MmgenError as error:
+        return _said(arguments, error.exit_code, " ".join(str(error).split()))
+    except (KeyboardInterrupt, typer.Abort):
+        # every finished step and shard is kept, so the same command goes on from there
+        return _said(arguments, INTERRUPTED, f"interrupted; to continue: {shlex.join(['mmgen', *arguments])}")
+    except BrokenPipeError:
+        # whoever read the output has seen enough; nothing may be written at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        # the last resort: a traceback is for the log, which a note names
+        if os.environ.get("MMGEN_TRACEBACK"):
+            raise
+        what = f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:500]}"
+        where = "; ".join(getattr(error, "__notes__", [])) or "MMGEN_TRACEBACK=1 shows where"
+        return _said(arguments, 3, f"{what}; {where}")
+
+
+def _said(arguments: list[str], code: int, line: str) -> int:
+    print(f"mmgen: {line}", file=sys.stderr)
+    gate_with_answer = code == 1
+    if "--json" in arguments and not gate_with_answer:
+        print(json.dumps({"error": line, "exit_code": code}, ensure_ascii=False))
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""What a run leaves in the store: `runs/<run>/run.json` and `runs/<run>/log.txt`. Imports no Prefect."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import socket
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mmgen.store import Store
+
+logger = logging.getLogger("mmgen")
+
+
+@dataclass
+class RunRecord:
+    """One run of (a part of) the line.
+
+    state: running, completed, no change, failed or interrupted. A run whose process is gone while its record says
+    running was killed. steps: what became of each, as `Outcome.to_json` gives it. prefect: the flow run's id.
+    """
+
+    run: str
+    name: str
+    started: str
+    log: str
+    state: str = "running"
+    ended: str | None = None
+    why: str = ""
+    pid: int = field(default_factory=os.getpid)
+    host: str = field(default_factory=socket.gethostname)
+    prefect: str | None = None
+    steps: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(self.__dict__)
+
+
+_current: ContextVar[RunRecord | None] = ContextVar("run", default=None)
+
+
+def current_run() -> RunRecord | None:
+    """The run that is being recorded here."""
+    return _current.get()
+
+
+@contextlib.contextmanager
+def recorded_run(store: Store, name: str) -> Iterator[RunRecord]:
+    """Record a run of configuration `name` from here on: its log file takes all logging and warnings of the process.
+
+    Re-entered inside a recorded run, it is that run.
+    """
+    if (outer := _current.get()) is not None:
+        yield outer
+        return
+    now = datetime.now(UTC)
+    run = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+    record = RunRecord(run, name, now.isoformat(timespec="seconds"), f"runs/{run}/log.txt")
+    _write(store, record)
+    token = _current.set(record)
+    try:
+        with _logging_to(store, record.log):
+            try:
+                yield record
+            except BaseException as error:
+                interrupted = not isinstance(error, Exception)
+                record.state, record.why = ("interrupted" if interrupted else "failed"), str(error)
+                if not interrupted:
+                    logger.exception("the run failed")
+                    error.add_note(f"the log is {store.full(record.log)}")
+                raise
+    finally:
+        _current.reset(token)
+        record.ended = datetime.now(UTC).isoformat(timespec="seconds")
+        _write(store, record)
+
+
+def recorded_runs(store: Store) -> list[dict[str, Any]]:
+    """All recorded runs, newest first. One that died on this machine without a word is called "killed"."""
+    found = []
+    for run in reversed(store.list("runs")):
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            record = json.loads(store.read(f"runs/{run}/run.json"))
+            gone = record["state"] == "running" and record["host"] == socket.gethostname() and not _alive(record["pid"])
+            found.append(record | ({"state": "killed"} if gone else {}))
+    return found
+
+
+def _write(store: Store, record: RunRecord) -> None:
+    store.write(f"runs/{record.run}/run.json", json.dumps(record.to_json(), indent=1, ensure_ascii=False).encode())
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def _logging_to(store: Store, path: str) -> Iterator[None]:
+    """All loggers and warnings go to the file, none to the terminal; before and after, all is as it was."""
+    with contextlib.ExitStack() as stack:
+        if store.local:
+            file = Path(store.full(path))
+            file.parent.mkdir(parents=True, exist_ok=True)
+        else:
+            file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "log.txt"
+            stack.callback(lambda: store.write(path, file.read_bytes()))
+        handler = logging.FileHandler(file, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+        stack.callback(handler.close)
+        root = logging.getLogger()
+        before, level, show = root.handlers[:], root.level, warnings.showwarning
+        root.handlers[:] = [handler]
+        root.setLevel(logging.INFO)
+        # a line per request would drown the rest
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        logging.captureWarnings(True)
+
+        def restore() -> None:
+            logging.captureWarnings(False)
+            warnings.showwarning = show
+            root.handlers[:] = before
+            root.setLevel(level)
+
+        stack.callback(restore)
+        yield

@@ -1,0 +1,58 @@
+"""The last screen of `mmgen run` and `mmgen demo`."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from flows.summary import score_rows
+from flows.terminal import stdout, table
+
+
+def show_run(answer: dict[str, Any], store: str) -> None:
+    """Print what a run came to: data, scores, model, where to look, and what to do next."""
+    console = stdout()
+    console.print()
+    did = [
+        (each["step"], "ran" if each["ran"] else "kept", f"{each['seconds']:.1f} s", each["artifact"])
+        for each in answer["steps"]
+    ]
+    console.print(table(("step", "", "", "artifact"), did))
+    if rows := score_rows(answer["scores"]):
+        console.print()
+        console.print(table(("score", "value", "95% interval", "n"), rows))
+    console.print()
+    for title, text in _lines(answer):
+        console.print(f"{title:<12}{text}")
+    if answer["model"]:
+        console.print(f"\nmore:  {_generate(answer['model'], store)}")
+
+
+def _lines(answer: dict[str, Any]) -> list[tuple[str, str]]:
+    lines = []
+    if answer["dataset"]:
+        counts = answer["counts"]
+        parts = " + ".join(f"{counts[name]:,} {name}" for name in ("kept", "quarantined", "dropped"))
+        lines.append(("dataset", f"{answer['dataset']}: {counts['inputs']:,} inputs = {parts}"))
+    if model := answer["model"]:
+        aliases = ", ".join(model["aliases"]) or "no alias"
+        lines.append(("model", f"{model['name']}@{model['version']} ({aliases})"))
+    for title, key in (("data report", "report"), ("model card", "card"), ("samples", "grid"), ("log", "log")):
+        if answer[key]:
+            lines.append((title, answer[key]))
+    return lines
+
+
+def _generate(model: dict[str, Any], store: str) -> str:
+    reference = f"{model['name']}@{model['aliases'][0] if model['aliases'] else model['version']}"
+    slots = model["slots"]
+    first = next((name for name, modality in slots.items() if modality == "text"), None)
+    others = [name for name in slots if name != first] or [first]
+    given = (
+        []
+        if first is None
+        else (["--text", model["example"]] if first == "text" else ["--slot", f"{first}={model['example']}"])
+    )
+    return shlex.join(
+        ["mmgen", "generate", reference, *given, "--to", ",".join(map(str, others)), "--num", "4", "--store", store]
+    )
