@@ -25,12 +25,13 @@ class MediaRef:
     """Where the bytes of an image or audio slot are.
 
     Either `uri` (a path or URL that the store layer can open) or `data` (embedded bytes);
-    `written` is the text of the user's cell, for messages.
+    `written` is the text of the user's cell, for messages. span: (offset, length) within `uri`, None for all of it.
     """
 
     uri: str | None
     data: bytes | None = None
     written: str = ""
+    span: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,5 +37,7 @@ class IngestConfig(Settings):
 
     #: rows of one staging batch, the unit of work and of reuse
     batch_rows: int = Field(512, ge=1)
+    #: a batch ends before its media grow beyond this, however few its rows
+    batch_bytes: int = Field(256 << 20, ge=1)
     #: this many rows in a row whose media cannot be opened stop the run: the source has gone away
     max_consecutive_failures: int = Field(100, ge=1)

@@ -1,0 +1,196 @@
+"""Ingest: a source becomes a staging of checked bytes and facts, batch by batch; unchanged batches are not reread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from mmgen.artifact import Artifact, Draft, canonical_json, fingerprint
+from mmgen.config import Config
+from mmgen.errors import IntegrityError, SourceError, StoreError
+from mmgen.identity import SCHEMA_VERSION, STEP_VERSIONS, config_part, identity
+from mmgen.records import MediaRef, Rejection, Sample
+from mmgen.runtime import Runtime, circumstance
+from mmgen.sources.digests import DigestCache
+from mmgen.sources.rows import Row
+from mmgen.sources.table import open_source
+from mmgen.staging import Batch, find_batch, stage, write_plan
+from mmgen.store import sha256
+from mmgen.tars import safe_key
+
+#: batches are grouped so that a run is at most this many tasks (law 10)
+MAX_TASKS = 200
+
+
+def ingest(config: Config, _inputs: Mapping[str, Artifact], runtime: Runtime) -> Artifact:
+    """Read the source of `config` into a staging.
+
+    facts: {"inputs", "rows", "rejected", "reasons"}; inputs = rows with facts + rows rejected as a whole.
+    Raises ConfigError, SourceError for a source that is not as declared or has gone away.
+    """
+    names, fresh, plans = [], [], _Plans(config, runtime)
+    with runtime.progress.bar("reading the source", None) as bar:
+        for plan in plans:
+            names.append(plan.name)
+            if find_batch(runtime.store, plan.name, rehash=runtime.verify) is None:
+                write_plan(runtime.store, plan.name, plan.rows, plan.embedded)
+                fresh.append(plan.name)
+            bar.advance(len(plan.rows))
+    slots = {name: slot.modality for name, slot in config.slots.items()}
+    checks = config.validate_.checks.model_dump(mode="json")
+    share = -(-len(fresh) // MAX_TASKS) or 1
+    work = [(runtime.store.uri, tuple(fresh[at : at + share]), slots, checks) for at in range(0, len(fresh), share)]
+    runtime.map("ingest", stage, work, runtime.workers)
+    return _commit(config, runtime, names, plans.digest(), fresh=len(fresh))
+
+
+def source_digest(config: Config, runtime: Runtime) -> str:
+    """The digest of all that the source says, in its order: what makes ingest's fingerprint.
+
+    Files of unchanged size and change mark are not read, unless `runtime.rehash`.
+    """
+    plans = _Plans(config, runtime)
+    for _ in plans:
+        pass
+    return plans.digest()
+
+
+def _commit(config: Config, runtime: Runtime, names: list[str], digest: str, *, fresh: int) -> Artifact:
+    batches = [(name, find_batch(runtime.store, name)) for name in names]
+    whole = [batch for _, batch in batches if batch is not None]
+    if len(whole) != len(batches):
+        lost = next(name for name, batch in batches if batch is None)
+        raise IntegrityError(f"staging batch {lost[:12]} is not whole after it was written; run ingest again")
+    mine = identity("ingest", config, {}, digest)
+    draft = Draft(runtime.store, "staging", config.name, mine.fingerprint)
+    for batch in whole:
+        for entry in batch.files:
+            draft.adopt(entry)
+    return draft.commit(
+        step="ingest", config=mine.config, inputs={}, facts=_count(whole), pin=mine.pin,
+        circumstance=circumstance(source=config.source.path, batches=len(names), batches_read=fresh),
+    )  # fmt: skip
+
+
+def _count(batches: list[Batch]) -> dict[str, Any]:
+    """Sums over all batches. Raises IntegrityError if an input is neither handed on nor rejected (law 6)."""
+    inputs, rows, rejected = (sum(getattr(each, name) for each in batches) for name in ("inputs", "rows", "rejected"))
+    if inputs != rows + rejected:
+        raise IntegrityError(f"ingest: {inputs} inputs are not {rows} rows + {rejected} rejected")
+    reasons: dict[str, int] = {}
+    for each in batches:
+        for reason, count in each.reasons.items():
+            reasons[reason] = reasons.get(reason, 0) + count
+    return {"inputs": inputs, "rows": rows, "rejected": rejected, "reasons": dict(sorted(reasons.items()))}
+
+
+# ---------------------------------------------------------------- planning
+
+
+@dataclass
+class _Plan:
+    """Rows of one batch as plain data. embedded: bytes that lie in the source's own table, by member name."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    embedded: dict[str, bytes] = field(default_factory=dict)
+    size_bytes: int = 0
+    name: str = ""
+
+
+class _Plans:
+    """The batches of a source, in order: iterate once, then ask for the digest of all."""
+
+    def __init__(self, config: Config, runtime: Runtime) -> None:
+        self._config, self._names = config, list[str]()
+        self._cache = DigestCache(runtime.store, config.name, rehash=runtime.rehash)
+        self._failures = 0
+        self._identity = {
+            "version": STEP_VERSIONS["ingest"], "schema": SCHEMA_VERSION, "config": config_part("ingest", config),
+        }  # fmt: skip
+
+    def __iter__(self) -> Iterator[_Plan]:
+        limits, plan, at = self._config.ingest, _Plan(), 0
+        for row in open_source(self._config.source, self._config.slots).rows():
+            if row.number != at:
+                raise IntegrityError(f"source: row {row.number} came where row {at} was due")
+            at += 1
+            planned, embedded, size = self._plan(row)
+            full = len(plan.rows) >= limits.batch_rows or plan.size_bytes + size > limits.batch_bytes
+            if full and plan.rows:
+                yield self._named(plan)
+                plan = _Plan()
+            plan.rows.append(planned)
+            plan.embedded |= embedded
+            plan.size_bytes += size
+        if plan.rows:
+            yield self._named(plan)
+        if at == 0:
+            raise SourceError(f"source.path: {self._config.source.path}: has no rows")
+        self._cache.save()
+
+    def digest(self) -> str:
+        """Of the batches that were iterated."""
+        return fingerprint(batches=self._names)
+
+    def _named(self, plan: _Plan) -> _Plan:
+        # where the bytes lie is circumstance; what they are, and what is wrong with them, is identity
+        rows = [{**row, "media": {slot: _what(each) for slot, each in row["media"].items()}} for row in plan.rows]
+        plan.name = fingerprint(**self._identity, rows=sha256(canonical_json(rows)))
+        self._names.append(plan.name)
+        return plan
+
+    def _plan(self, row: Row) -> tuple[dict[str, Any], dict[str, bytes], int]:
+        rejections = list(row.rejections)
+        sample = row.sample or Sample(row.number, rejections[0].key if rejections else "")
+        media: dict[str, dict[str, Any]] = {}
+        embedded: dict[str, bytes] = {}
+        failed = ""
+        for slot, ref in sample.media.items():
+            try:
+                media[slot] = self._locate(ref)
+            except FileNotFoundError:
+                failed = f"'{ref.written}': no such file"
+                rejections.append(Rejection(row.number, sample.key, "source", slot, "file_missing", "reject", failed))
+            except (OSError, StoreError) as error:
+                failed = f"'{ref.written}': {error}"
+                rejections.append(
+                    Rejection(row.number, sample.key, "source", slot, "file_unreadable", "reject", failed)
+                )
+            if ref.data is not None:
+                embedded[f"{row.number:09d}.{safe_key(slot)}"] = ref.data
+        self._count_failures(row.number, failed, opened=bool(media))
+        planned = {
+            "row": row.number, "key": sample.key, "sample": row.sample is not None, "label": sample.label,
+            "group": sample.group, "split": sample.split, "meta": dict(sample.meta), "media": media,
+            "texts": {slot: list(texts) for slot, texts in sample.texts.items()},
+            "rejections": [asdict(each) for each in rejections],
+        }  # fmt: skip
+        return planned, embedded, sum(each["size"] for each in media.values())
+
+    def _locate(self, ref: MediaRef) -> dict[str, Any]:
+        """Where a slot's bytes are, how many, and their digest (of the whole file, `of`, if they are a span of it)."""
+        if ref.uri is None:
+            data = ref.data or b""
+            return {"uri": None, "span": None, "size": len(data), "sha256": sha256(data), "of": None}
+        digest = self._cache.of(ref.uri)
+        if ref.span is not None:
+            return {"uri": ref.uri, "span": list(ref.span), "size": ref.span[1], "sha256": None, "of": digest.sha256}
+        return {"uri": ref.uri, "span": None, "size": digest.size, "sha256": digest.sha256, "of": None}
+
+    def _count_failures(self, row: int, failed: str, *, opened: bool) -> None:
+        """A run of rows whose media cannot be opened means that the source has gone away."""
+        if failed:
+            self._failures += 1
+        elif opened:
+            self._failures = 0
+        if self._failures >= self._config.ingest.max_consecutive_failures:
+            raise SourceError(
+                f"source: media of {self._failures} rows in a row, up to row {row}, cannot be opened (last: {failed}). "
+                f"Check that the files are where {self._config.source.path} says "
+                "(ingest.max_consecutive_failures sets the limit)"
+            )
+
+
+def _what(located: Mapping[str, Any]) -> list[Any]:
+    return [located["sha256"], located["of"], located["span"]]

@@ -1,0 +1,193 @@
+"""Sound: sniffed, checked before it is decoded, measured, decoded to arrays, encoded as WAV, through soundfile."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from mmgen.errors import SourceError
+from mmgen.modalities.config import CheckConfig
+from mmgen.modalities.probing import THUMB_SIDE, Facts, Finding, Probe, Rule, Thumb, findings, hash64
+from mmgen.records import Modality
+
+QUIETEST_DB = -120.0
+FORMATS = ("wav", "flac", "ogg", "mp3", "aiff")
+#: samples of a second that the hash and the thumbnail look at, at most
+_HASH_WINDOW = 1024
+_HASH_RANGE_DB = 60.0
+_BROKEN = (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError)
+
+RULES = (
+    Rule("zero_bytes", "reject", lambda f, c: "wanted sound, came 0 bytes" if f["bytes"] == 0 else None),
+    Rule(
+        "too_many_bytes", "reject",
+        lambda f, c: f"wanted at most {c.max_audio_bytes} bytes, came {f['bytes']}"
+        if f["bytes"] > c.max_audio_bytes else None,
+    ),
+    Rule(
+        "not_audio", "reject",
+        lambda f, c: f"wanted one of {', '.join(FORMATS)}, its bytes are none" if f["ext"] is None else None,
+    ),
+)  # fmt: skip
+HEADER_RULES = (
+    Rule(
+        "too_long", "reject",
+        lambda f, c: f"wanted at most {c.max_audio_seconds:g} s, came {f['seconds']:.3f} s"
+        if f["seconds"] > c.max_audio_seconds else None,
+    ),
+    Rule(
+        "too_short", "reject",
+        lambda f, c: f"wanted at least {c.min_audio_seconds:g} s, came {f['seconds']:.4f} s"
+        if f["seconds"] < c.min_audio_seconds else None,
+    ),
+    Rule(
+        "too_many_channels", "reject",
+        lambda f, c: f"wanted at most {c.max_audio_channels} channels, came {f['channels']}"
+        if f["channels"] > c.max_audio_channels else None,
+    ),
+)  # fmt: skip
+CONTENT_RULES = (
+    Rule(
+        "silent", "reject",
+        lambda f, c: f"wanted louder than {c.silence_dbfs:g} dBFS, came {f['rms_db']:.1f}"
+        if f["rms_db"] < c.silence_dbfs else None,
+    ),
+    Rule(
+        "clipped", "flag",
+        lambda f, c: f"{f['clipped']:.1%} of its samples are at full scale"
+        if f["clipped"] > c.max_clipped_share else None,
+    ),
+)  # fmt: skip
+
+
+class AudioMedia:
+    """Sound. Decoded: ((channels, frames) float32 in [-1, 1], rate in Hz)."""
+
+    name: ClassVar[Modality] = "audio"
+    extensions: ClassVar[tuple[str, ...]] = FORMATS
+    facts: ClassVar[Mapping[str, type]] = {
+        "seconds": float, "rate_hz": int, "channels": int, "rms_db": float, "peak": float, "ahash": str,
+    }  # fmt: skip
+
+    def sniff(self, data: bytes) -> str | None:
+        """By magic numbers."""
+        if data[:4] in (b"RIFF", b"RF64") and data[8:12] == b"WAVE":
+            return "wav"
+        if data.startswith(b"fLaC"):
+            return "flac"
+        if data.startswith(b"OggS"):
+            return "ogg"
+        if data[:4] == b"FORM" and data[8:12] in (b"AIFF", b"AIFC"):
+            return "aiff"
+        # MPEG audio layer III: its tag, or a frame's sync word
+        if data.startswith(b"ID3") or (len(data) > 2 and data[0] == 0xFF and data[1] & 0xE6 == 0xE2):
+            return "mp3"
+        return None
+
+    def probe(self, data: bytes, limits: CheckConfig) -> Probe:
+        """Caps are checked on the header, before any sample is decoded."""
+        ext = self.sniff(data)
+        if found := findings(RULES, {"bytes": len(data), "ext": ext}, limits):
+            return Probe(ext, {}, tuple(found[:1]))
+        if cut := _cut_off(data, ext):
+            return Probe(ext, {}, (Finding("truncated", "reject", cut),))
+        try:
+            with soundfile.SoundFile(io.BytesIO(data)) as stream:
+                rate, channels, declared = int(stream.samplerate), int(stream.channels), int(stream.frames)
+                header: Facts = {"seconds": declared / rate, "rate_hz": rate, "channels": channels}
+                if found := findings(HEADER_RULES, header, limits):
+                    return Probe(ext, {}, tuple(found[:1]))
+                samples = stream.read(dtype="float32", always_2d=True)
+        except _BROKEN as error:
+            return Probe(ext, {}, (Finding("undecodable", "reject", f"{ext} that cannot be decoded: {error}"),))
+        if len(samples) < declared:
+            message = f"{ext} of {declared} frames, only {len(samples)} can be read"
+            return Probe(ext, {}, (Finding("truncated", "reject", message),))
+        if not np.isfinite(samples).all():
+            bad = int(samples.size - np.isfinite(samples).sum())
+            return Probe(ext, {}, (Finding("not_finite", "reject", f"{bad} samples are NaN or infinite"),))
+        facts = header | _measure(samples.T, rate)
+        clipped = float((np.abs(samples) >= 0.9999).mean())
+        return Probe(ext, facts, tuple(findings(CONTENT_RULES, facts | {"clipped": clipped}, limits)))
+
+    def decode(self, data: bytes) -> tuple[NDArray[np.float32], int]:
+        """((channels, frames) float32, rate in Hz). Raises SourceError."""
+        try:
+            samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+        except _BROKEN as error:
+            raise SourceError(f"audio: wanted sound that can be decoded, came {len(data)} bytes: {error}") from error
+        return np.ascontiguousarray(samples.T), int(rate)
+
+    def encode(self, value: tuple[NDArray[np.float32], int]) -> bytes:
+        """16-bit WAV of ((channels, frames) in [-1, 1], rate in Hz); louder is clipped."""
+        samples, rate = value
+        if samples.ndim != 2 or not np.isfinite(samples).all():
+            raise ValueError(f"audio: wanted finite (channels, frames), came {samples.dtype} {samples.shape}")
+        buffer = io.BytesIO()
+        soundfile.write(buffer, np.clip(samples.T, -1, 1), rate, format="WAV", subtype="PCM_16")
+        return buffer.getvalue()
+
+    def thumbnail(self, data: bytes) -> Thumb | None:
+        """Log-spectrogram, bands × time, in 0..1."""
+        samples, rate = self.decode(data)
+        return _thumb(samples.mean(axis=0), rate)
+
+
+def _cut_off(data: bytes, ext: str | None) -> str | None:
+    """Why the file ends too early; libsndfile reads a shortened RIFF without a word."""
+    if ext == "wav" and data[:4] == b"RIFF":
+        declared = int.from_bytes(data[4:8], "little") + 8
+        # 0 and 0xFFFFFFFF are what streaming writers leave
+        if len(data) < declared and declared not in (8, 0xFFFFFFFF + 8):
+            return f"wav of {declared} bytes, came {len(data)}"
+    if ext == "aiff" and int.from_bytes(data[4:8], "big") + 8 > len(data):
+        return f"aiff of {int.from_bytes(data[4:8], 'big') + 8} bytes, came {len(data)}"
+    return None
+
+
+def _measure(samples: NDArray[np.float32], rate_hz: int) -> Facts:
+    peak = float(np.abs(samples).max(initial=0.0))
+    power = float(np.mean(np.square(samples, dtype=np.float64))) if samples.size else 0.0
+    rms_db = 10 * math.log10(power) if power > 10 ** (QUIETEST_DB / 10) else QUIETEST_DB
+    return {
+        "rms_db": round(rms_db, 3), "peak": round(peak, 6), "ahash": hash64(_thumb(samples.mean(axis=0), rate_hz)),
+    }  # fmt: skip
+
+
+def _thumb(mono: NDArray[np.float32], rate_hz: int) -> Thumb:
+    """(32 bands, 32 spans) in 0..1: log-power over the loudest 60 dB, so loudness does not matter.
+
+    Spans divide the least of 1, 2, 4… s that holds the clip: clips of other pace do not align. Bands are spaced
+    like mels from 60 Hz to 7.6 kHz, so that a clip at another sample rate has the same ones.
+    """
+    seconds = 2.0 ** max(0, math.ceil(math.log2(max(len(mono), 1) / rate_hz)))
+    window = max(64, int(_HASH_WINDOW * rate_hz / 16_000))
+    starts = np.linspace(0, max(seconds * rate_hz - window, 0), THUMB_SIDE * 2).astype(np.int64)
+    padded = np.pad(mono, (0, max(0, int(starts[-1]) + window - len(mono))))
+    frames = padded[starts[:, None] + np.arange(window)] * np.hanning(window).astype(np.float32)
+    power_FT = np.square(np.abs(np.fft.rfft(frames, axis=1))).T
+    mel = np.linspace(_mel(60.0), _mel(7_600.0), THUMB_SIDE + 1)
+    edges = np.clip((_hertz(mel) * window / rate_hz).astype(np.int64), 0, len(power_FT) - 1)
+    # where a band is narrower than a bin (rates below 16 kHz have no top bands), reduceat takes the one bin
+    bands = np.add.reduceat(power_FT[: edges[-1] + 1], edges[:-1], axis=0)
+    pairs = bands.reshape(THUMB_SIDE, THUMB_SIDE, 2).mean(axis=2)
+    level = 10 * np.log10(pairs + 1e-12)
+    top = level.max()
+    if top <= -100:
+        return np.zeros((THUMB_SIDE, THUMB_SIDE), np.float32)
+    thumb: Thumb = np.clip((level - top) / _HASH_RANGE_DB + 1, 0, 1).astype(np.float32)
+    return thumb
+
+
+def _mel(hertz: float) -> float:
+    return 2595 * math.log10(1 + hertz / 700)
+
+
+def _hertz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 700 * (10 ** (mel / 2595) - 1)

@@ -1,0 +1,196 @@
+"""Images: sniffed, checked before they are decoded, measured, decoded to arrays, encoded as PNG."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mmgen.errors import SourceError
+from mmgen.modalities.config import CheckConfig
+from mmgen.modalities.probing import THUMB_SIDE, Facts, Finding, Probe, Rule, Thumb, findings, hash64
+from mmgen.records import Modality
+
+# the only decoders that foreign bytes reach
+FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP", "tif": "TIFF"}
+
+RULES = (
+    Rule("zero_bytes", "reject", lambda f, c: "wanted an image, came 0 bytes" if f["bytes"] == 0 else None),
+    Rule(
+        "too_many_bytes", "reject",
+        lambda f, c: f"wanted at most {c.max_image_bytes} bytes, came {f['bytes']}"
+        if f["bytes"] > c.max_image_bytes else None,
+    ),
+    Rule(
+        "not_an_image", "reject",
+        lambda f, c: f"wanted one of {', '.join(FORMATS)}, its bytes are none" if f["ext"] is None else None,
+    ),
+)  # fmt: skip
+HEADER_RULES = (
+    Rule(
+        "too_many_pixels", "reject",
+        lambda f, c: f"wanted at most {c.max_image_pixels} pixels, came {f['width']}×{f['height']}"
+        if f["width"] * f["height"] > c.max_image_pixels else None,
+    ),
+    Rule(
+        "too_small", "reject",
+        lambda f, c: f"wanted sides of at least {c.min_image_side_px} px, came {f['width']}×{f['height']}"
+        if min(f["width"], f["height"]) < c.min_image_side_px else None,
+    ),
+)  # fmt: skip
+CONTENT_RULES = (
+    Rule(
+        "blank", "reject",
+        lambda f, c: f"every pixel is alike (standard deviation {f['std']:.4f} of full scale)"
+        if f["std"] < c.blank_image_std else None,
+    ),
+    Rule("animated", "flag", lambda f, c: f"{f['frames']} frames, the first is used" if f["frames"] > 1 else None),
+)  # fmt: skip
+
+
+class ImageMedia:
+    """Still images. Decoded: (H, W, C) uint8, C = 1 for grey and 3 for colour, upright, transparency over white."""
+
+    name: ClassVar[Modality] = "image"
+    extensions: ClassVar[tuple[str, ...]] = tuple(FORMATS)
+    facts: ClassVar[Mapping[str, type]] = {
+        "width": int, "height": int, "mode": str, "channels": int, "mean": float, "std": float, "phash": str,
+    }  # fmt: skip
+
+    def sniff(self, data: bytes) -> str | None:
+        """By magic numbers."""
+        if data.startswith(b"\x89PNG\r\n\x1a\n"):
+            return "png"
+        if data.startswith(b"\xff\xd8\xff"):
+            return "jpg"
+        if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+            return "webp"
+        if data[:6] in (b"GIF87a", b"GIF89a"):
+            return "gif"
+        if data[:2] == b"BM" and len(data) >= 26:
+            return "bmp"
+        return "tif" if data[:4] in (b"II*\0", b"MM\0*") else None
+
+    def probe(self, data: bytes, limits: CheckConfig) -> Probe:
+        """Caps are checked on the header, before any pixel is decoded."""
+        ext = self.sniff(data)
+        if found := findings(RULES, {"bytes": len(data), "ext": ext}, limits):
+            return Probe(ext, {}, tuple(found[:1]))
+        try:
+            with _opened(data) as image:
+                if found := findings(HEADER_RULES, {"width": image.width, "height": image.height}, limits):
+                    return Probe(ext, {}, tuple(found[:1]))
+                frames, mode = int(getattr(image, "n_frames", 1)), image.mode
+                if cut := _cut_off(data, ext):
+                    return Probe(ext, {}, (Finding("truncated", "reject", cut),))
+                pixels = _pixels(image)
+        except Image.DecompressionBombError as error:
+            return Probe(ext, {}, (Finding("too_many_pixels", "reject", str(error)),))
+        except UnidentifiedImageError:
+            return Probe(ext, {}, (Finding("undecodable", "reject", f"starts like {ext}, but cannot be read as one"),))
+        except _BROKEN as error:
+            reason = "truncated" if "truncated" in str(error).lower() else "undecodable"
+            return Probe(ext, {}, (Finding(reason, "reject", f"{ext} that cannot be decoded: {error}"),))
+        facts = _measure(pixels) | {"mode": mode}
+        return Probe(ext, facts, tuple(findings(CONTENT_RULES, facts | {"frames": frames}, limits)))
+
+    def decode(self, data: bytes) -> NDArray[np.uint8]:
+        """(H, W, C) uint8. Raises SourceError."""
+        try:
+            with _opened(data) as image:
+                return _pixels(image)
+        except (*_BROKEN, Image.DecompressionBombError) as error:
+            raise SourceError(f"image: wanted one that can be decoded, came {len(data)} bytes: {error}") from error
+
+    def encode(self, value: NDArray[np.uint8]) -> bytes:
+        """PNG of (H, W, 1 or 3) uint8."""
+        if value.dtype != np.uint8 or value.ndim != 3 or value.shape[2] not in (1, 3):
+            raise ValueError(f"image: wanted uint8 (H, W, 1 or 3), came {value.dtype} {value.shape}")
+        buffer = io.BytesIO()
+        Image.fromarray(value[:, :, 0] if value.shape[2] == 1 else value).save(buffer, format="PNG")
+        return buffer.getvalue()
+
+    def thumbnail(self, data: bytes) -> Thumb | None:
+        """Grey, in 0..1."""
+        return _thumb(self.decode(data))
+
+
+# what Pillow raises for bytes that are broken in one way or another
+_BROKEN = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+    IndexError,
+    KeyError,
+    OverflowError,
+    ZeroDivisionError,
+)
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    with warnings.catch_warnings():
+        # our own cap is checked on the header; Pillow's warnings say nothing that the findings do not
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(data), formats=tuple(FORMATS.values())) as image:
+            yield image
+
+
+def _cut_off(data: bytes, ext: str | None) -> str | None:
+    """Why the file ends too early, where the format says how it ends; decoders forgive a missing end."""
+    if ext == "png" and b"IEND\xae\x42\x60\x82" not in data[-64:]:
+        # bytes after the end are harmless, so look further before refusing
+        return None if b"IEND\xae\x42\x60\x82" in data else "png without its end chunk"
+    if ext == "jpg" and b"\xff\xd9" not in data[-64:]:
+        return None if b"\xff\xd9" in data[-4096:] else "jpeg without its end marker"
+    if ext == "webp" and int.from_bytes(data[4:8], "little") + 8 > len(data):
+        return f"webp of {int.from_bytes(data[4:8], 'little') + 8} bytes, came {len(data)}"
+    if ext == "gif" and not data.rstrip(b"\0").endswith(b";"):
+        return "gif without its trailer"
+    if ext == "bmp" and int.from_bytes(data[2:6], "little") > len(data):
+        return f"bmp of {int.from_bytes(data[2:6], 'little')} bytes, came {len(data)}"
+    return None
+
+
+def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+    image.load()
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
+        wide = np.asarray(upright, dtype=np.float64)
+        top = 255.0 if wide.max(initial=0) <= 255 else 65535.0
+        return np.clip(np.round(wide * (255 / top)), 0, 255).astype(np.uint8)[:, :, None]
+    if upright.mode in ("1", "L"):
+        return np.asarray(upright.convert("L"))[:, :, None].copy()
+    if "A" in upright.mode or "transparency" in upright.info:
+        colour = upright.convert("RGBA")
+        white = Image.new("RGBA", colour.size, (255, 255, 255, 255))
+        upright = Image.alpha_composite(white, colour)
+    return np.asarray(upright.convert("RGB")).copy()
+
+
+def _measure(pixels: NDArray[np.uint8]) -> Facts:
+    # mean and deviation from a histogram: exact, and quick for large pictures
+    counts = np.bincount(pixels.ravel(), minlength=256).astype(np.float64)
+    levels = np.arange(256) / 255
+    mean = float((counts * levels).sum() / counts.sum())
+    std = float(np.sqrt((counts * (levels - mean) ** 2).sum() / counts.sum()))
+    height, width, channels = pixels.shape
+    return {
+        "width": width, "height": height, "channels": channels, "mean": round(mean, 6), "std": round(std, 6),
+        "phash": hash64(_thumb(pixels)),
+    }  # fmt: skip
+
+
+def _thumb(pixels: NDArray[np.uint8]) -> Thumb:
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert("L")
+    small = image.resize((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BOX, reducing_gap=2.0)
+    return np.asarray(small, dtype=np.float32) / np.float32(255)

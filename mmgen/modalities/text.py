@@ -1,0 +1,74 @@
+"""Text: UTF-8, checked and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from mmgen.errors import SourceError
+from mmgen.modalities.config import CheckConfig
+from mmgen.modalities.probing import Finding, Probe, Rule, Thumb, findings
+from mmgen.records import Modality
+
+_ALLOWED_CONTROLS = "\t\n\r"
+
+RULES = (
+    Rule("empty_text", "reject", lambda f, c: "wanted words, came only white space" if not f["text"].strip() else None),
+    Rule(
+        "too_long", "reject",
+        lambda f, c: f"wanted at most {c.max_text_chars} characters, came {len(f['text'])}"
+        if len(f["text"]) > c.max_text_chars else None,
+    ),
+    Rule("control_chars", "reject", lambda f, c: _controls(f["text"])),
+    Rule(
+        "replacement_char", "flag",
+        lambda f, c: "holds U+FFFD: it was decoded wrongly before it came here" if "\ufffd" in f["text"] else None,
+    ),
+)  # fmt: skip
+
+
+class TextMedia:
+    """Text. Decoded: str."""
+
+    name: ClassVar[Modality] = "text"
+    extensions: ClassVar[tuple[str, ...]] = ("txt",)
+    facts: ClassVar[Mapping[str, type]] = {"chars": int, "words": int}
+
+    def sniff(self, data: bytes) -> str | None:
+        """Whatever is UTF-8 without zero bytes."""
+        try:
+            return None if b"\0" in data else ("txt" if data.decode() is not None else None)
+        except UnicodeDecodeError:
+            return None
+
+    def probe(self, data: bytes, limits: CheckConfig) -> Probe:
+        """A byte-order mark is part of the encoding, not of the text."""
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            return Probe(None, {}, (Finding("not_utf8", "reject", f"wanted UTF-8: {error}"),))
+        found = findings(RULES, {"text": text}, limits)
+        return Probe("txt", {"chars": len(text), "words": len(text.split())}, tuple(found))
+
+    def decode(self, data: bytes) -> str:
+        """Raises SourceError for what is not UTF-8."""
+        try:
+            return data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise SourceError(f"text: wanted UTF-8: {error}") from error
+
+    def encode(self, value: str) -> bytes:
+        """UTF-8. Raises ValueError for lone surrogates."""
+        return value.encode()
+
+    def thumbnail(self, data: bytes) -> Thumb | None:
+        """None: text alone never links samples (law 14)."""
+        return None
+
+
+def _controls(text: str) -> str | None:
+    # C0, DEL and C1, which no keyboard writes and which break pages and terminals
+    found = sorted(
+        {char for char in text if (char < " " or "\x7f" <= char <= "\x9f") and char not in _ALLOWED_CONTROLS}
+    )
+    return f"holds control characters {', '.join(f'U+{ord(char):04X}' for char in found[:5])}" if found else None

@@ -1,0 +1,183 @@
+"""From a record of any source to a row: a sample, or the reasons why it is none."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from mmgen.errors import ConfigError, unknown_name
+from mmgen.records import MediaRef, Modality, Rejection, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One input of a source. sample: None if the whole row is rejected. rejections: of the row, or of its slots."""
+
+    number: int
+    sample: Sample | None
+    rejections: tuple[Rejection, ...] = ()
+
+
+class Source(Protocol):
+    """A declared source, opened."""
+
+    def rows(self) -> Iterator[Row]:
+        """All inputs in their order, numbered from 0 without gaps. Media are referred to, never read.
+
+        Raises ConfigError for columns that are not there, SourceError for what cannot be read at all.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which columns are what. media: slot → (column, modality). texts: slot → the columns of its alternatives."""
+
+    key: str | None = None
+    texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    media: Mapping[str, tuple[str, Modality]] = field(default_factory=dict)
+    label: str | None = None
+    group: str | None = None
+    split: str | None = None
+    meta: tuple[str, ...] = ()
+
+    def check(self, known: Sequence[str], where: str) -> None:
+        """Raises ConfigError for the first column that is not among `known`, naming the nearest."""
+        wanted: list[tuple[str, str | None]] = [
+            ("source.key", self.key), ("source.label", self.label), ("source.group", self.group),
+            ("source.split", self.split), *(("source.meta", name) for name in self.meta),
+            *((f"slot '{slot}'", name) for slot, names in self.texts.items() for name in names),
+            *((f"slot '{slot}'", name) for slot, (name, _) in self.media.items()),
+        ]  # fmt: skip
+        for what, name in wanted:
+            if name is not None and name not in known:
+                raise ConfigError(f"{what}: {where} has {unknown_name('column', name, known)}")
+
+
+# ---------------------------------------------------------------- paths
+
+
+class Refused(Exception):
+    """A path that a source may not name; the message says why."""
+
+
+class Roots:
+    """The folders that a source's paths may lie in: its own, and those that its configuration allows."""
+
+    def __init__(self, base: str, allowed: Sequence[str] = ()) -> None:
+        self.base = base.rstrip("/") if "://" in base else os.path.abspath(base)
+        own = [*allowed, self.base]
+        self._remote = tuple(root.rstrip("/") + "/" for root in own if "://" in root)
+        local = [os.path.abspath(os.path.join(self.base, root)) for root in own if "://" not in root]
+        self._local = tuple({*local, *(os.path.realpath(root) for root in local)})
+        self._real: dict[str, bool] = {}
+
+    def resolve(self, written: str) -> str:
+        """The absolute path or URL that `written` names. Raises Refused for one outside, also through links."""
+        if "\0" in written:
+            raise Refused("the path holds a zero byte")
+        if "://" in written or "://" in self.base:
+            return self._resolve_remote(written)
+        path = os.path.normpath(os.path.join(self.base, written))
+        if not self._inside(path):
+            raise Refused(f"the path leaves {self.base}; name its folder in source.allow_roots to allow it")
+        folder = os.path.dirname(path)
+        if folder not in self._real:
+            self._real[folder] = self._inside(os.path.realpath(folder))
+        if not self._real[folder] or (_is_link(path) and not self._inside(os.path.realpath(path))):
+            raise Refused(
+                f"a link leads out of {self.base}; name its target's folder in source.allow_roots to allow it"
+            )
+        return path
+
+    def _inside(self, path: str) -> bool:
+        return any(path == root or path.startswith(root.rstrip(os.sep) + os.sep) for root in self._local)
+
+    def _resolve_remote(self, written: str) -> str:
+        if "://" in written:
+            scheme, rest = written.split("://", 1)
+        else:
+            scheme, rest = self.base.split("://", 1)
+            rest = f"{rest}/{written}"
+        url = f"{scheme}://{posixpath.normpath(rest)}"
+        if not url.startswith(self._remote):
+            raise Refused("the address lies outside the source; name its folder in source.allow_roots to allow it")
+        return url
+
+
+def _is_link(path: str) -> bool:
+    try:
+        return stat.S_ISLNK(os.lstat(path).st_mode)
+    except OSError:
+        # what is not there is told apart when it is read
+        return False
+
+
+# ---------------------------------------------------------------- records
+
+
+def to_row(number: int, record: Mapping[str, Any], columns: Columns, roots: Roots) -> Row:
+    """The row of a table's record. Cells that are null or blank are missing, which is normal."""
+    key = str(number) if columns.key is None else _plain(record.get(columns.key))
+    if not key:
+        return rejected(number, "", "missing_key", f"column '{columns.key}' is empty")
+    texts = {
+        slot: found
+        for slot, names in columns.texts.items()
+        if (found := tuple(text for name in names for text in _alternatives(record.get(name))))
+    }
+    media: dict[str, MediaRef] = {}
+    rejections = []
+    for slot, (name, _) in columns.media.items():
+        try:
+            if (ref := _media(record.get(name), roots)) is not None:
+                media[slot] = ref
+        except Refused as error:
+            message = f"'{_plain(record.get(name))}': {error}"
+            rejections.append(Rejection(number, key, "source", slot, "path_refused", "reject", message))
+    sample = Sample(
+        number, key, texts, media,
+        label=_label(record, columns.label), group=_label(record, columns.group), split=_label(record, columns.split),
+        meta={name: value for name in columns.meta if (value := _plain(record.get(name)))},
+    )  # fmt: skip
+    return Row(number, sample, tuple(rejections))
+
+
+def rejected(number: int, key: str, reason: str, message: str) -> Row:
+    """A row that is no sample."""
+    return Row(number, None, (Rejection(number, key, "source", None, reason, "reject", message),))
+
+
+def _label(record: Mapping[str, Any], column: str | None) -> str | None:
+    return (_plain(record.get(column)).strip() or None) if column is not None else None
+
+
+def _plain(value: Any) -> str:
+    """A cell as text, empty for null."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    if isinstance(value, Mapping):
+        return str(value.get("path") or "")
+    # a column of whole numbers with gaps arrives as floats
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _alternatives(value: Any) -> list[str]:
+    values = value if isinstance(value, list | tuple) else [value]
+    return [text for each in values if (text := _plain(each))]
+
+
+def _media(value: Any, roots: Roots) -> MediaRef | None:
+    """A path, embedded bytes, or the {bytes, path} that Hugging Face writes."""
+    if isinstance(value, Mapping):
+        data = value.get("bytes")
+        value = data if isinstance(data, bytes) else value.get("path")
+    if isinstance(value, bytes):
+        return MediaRef(None, value, f"{len(value)} embedded bytes")
+    written = _plain(value)
+    return MediaRef(roots.resolve(written.strip()), None, written) if written.strip() else None

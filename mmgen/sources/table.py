@@ -1,0 +1,34 @@
+"""The kinds of sources by name, and how a configuration opens one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from mmgen.modalities.config import SlotConfig
+from mmgen.records import Modality
+from mmgen.sources.config import SourceConfig
+from mmgen.sources.rows import Columns, Source
+from mmgen.sources.tabular import TableSource
+
+SOURCES: dict[str, Callable[[SourceConfig, Columns], Source]] = {
+    "table": TableSource,
+}
+
+
+def open_source(config: SourceConfig, slots: Mapping[str, SlotConfig]) -> Source:
+    """The source that `config` declares, with the slots that are active."""
+    return SOURCES[config.kind](config, columns(config, slots))
+
+
+def columns(config: SourceConfig, slots: Mapping[str, SlotConfig]) -> Columns:
+    """Which column fills what: a slot's own, else the source's for the slot of that name."""
+    texts: dict[str, tuple[str, ...]] = {}
+    media: dict[str, tuple[str, Modality]] = {}
+    own = {"text": config.text, "image": config.image, "audio": config.audio}
+    for slot, settings in slots.items():
+        column = settings.column or own.get(slot) or slot
+        if settings.modality == "text":
+            texts[slot] = (column,) if isinstance(column, str) else tuple(column)
+        else:
+            media[slot] = (column if isinstance(column, str) else column[0], settings.modality)
+    return Columns(config.key, texts, media, config.label, config.group, config.split, config.meta)

@@ -1,0 +1,210 @@
+"""Tables: CSV and TSV, JSON lines, Parquet. Records keep their number, whatever is wrong with those before them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import IO, Any
+
+from mmgen.errors import SourceError, unknown_name
+from mmgen.sources.config import SourceConfig
+from mmgen.sources.rows import Columns, Roots, Row, rejected, to_row
+from mmgen.store import read_uri
+
+#: cells longer than this are a broken quote rather than a text
+MAX_CELL_CHARS = 16 << 20
+#: JSON lines have no header: columns are those of this many first records
+HEAD_RECORDS = 1000
+DELIMITERS = {"csv": ",;\t|", "tsv": "\t"}
+SUFFIXES = {"csv": "csv", "tsv": "tsv", "tab": "tsv", "txt": "csv", "jsonl": "jsonl", "ndjson": "jsonl", "json": "json",
+            "parquet": "parquet", "pq": "parquet"}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """A record that cannot be read."""
+
+    reason: str
+    message: str
+
+
+Record = Mapping[str, Any] | Bad
+
+
+class TableSource:
+    """A table file and the columns that matter. Paths in its cells are relative to the table's folder."""
+
+    def __init__(self, config: SourceConfig, columns: Columns) -> None:
+        self.path, self.columns = config.path, columns
+        self.roots = Roots(config.path.rpartition("/")[0] if "://" in config.path else os.path.dirname(config.path),
+                           config.allow_roots)  # fmt: skip
+
+    def rows(self) -> Iterator[Row]:
+        """See `Source.rows`."""
+        names, records = open_table(self.path)
+        self.columns.check(names, self.path)
+        for number, record in enumerate(records):
+            if isinstance(record, Bad):
+                yield rejected(number, "", record.reason, record.message)
+            elif any(isinstance(cell, str) and not cell.isascii() and not _clean(cell) for cell in record.values()):
+                yield rejected(number, "", "not_utf8", "a cell is not UTF-8")
+            else:
+                yield to_row(number, record, self.columns, self.roots)
+
+
+def format_of(path: str) -> str:
+    """csv, tsv, jsonl, json or parquet, by the file's suffix. Raises SourceError."""
+    suffix = path.rsplit("/", 1)[-1].rsplit(".", 1)[-1].lower()
+    if suffix not in SUFFIXES:
+        raise SourceError(f"source.path: {path}: {unknown_name('table suffix', suffix, SUFFIXES)}")
+    return SUFFIXES[suffix]
+
+
+def open_table(path: str) -> tuple[list[str], Iterator[Record]]:
+    """The column names of a table, and its records in order. Raises SourceError if it cannot be read at all."""
+    kind = format_of(path)
+    stream = _stream(path)
+    match kind:
+        case "csv" | "tsv":
+            return _delimited(stream, path, DELIMITERS[kind])
+        case "jsonl":
+            return _headed(_json_lines(stream))
+        case "json":
+            return _headed(_json_list(stream, path))
+        case _:
+            return _parquet(stream, path)
+
+
+def _stream(path: str) -> IO[bytes]:
+    try:
+        return io.BytesIO(read_uri(path)) if "://" in path else open(path, "rb")
+    except FileNotFoundError:
+        raise SourceError(f"source.path: {path}: no such file") from None
+    except OSError as error:
+        raise SourceError(f"source.path: {path}: {error.strerror}") from error
+
+
+# ---------------------------------------------------------------- CSV and TSV
+
+
+def _delimited(stream: IO[bytes], path: str, delimiters: str) -> tuple[list[str], Iterator[Record]]:
+    mark = stream.read(2)
+    stream.seek(0)
+    encoding = "utf-16" if mark in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    text = io.TextIOWrapper(
+        stream, encoding, errors="surrogateescape" if encoding == "utf-8-sig" else "replace", newline=""
+    )
+    first = text.readline()
+    text.seek(0)
+    delimiter = max(delimiters, key=first.count)
+    csv.field_size_limit(MAX_CELL_CHARS)
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    try:
+        names = next(reader, [])
+    except csv.Error as error:
+        raise SourceError(f"source.path: {path}: its header is not CSV: {error}") from error
+    if not any(names):
+        raise SourceError(f"source.path: {path}: wanted a header with column names, came an empty file")
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise SourceError(f"source.path: {path}: column '{twice[0]}' occurs twice in its header")
+    return names, _csv_records(reader, names, text)
+
+
+def _csv_records(reader: Any, names: list[str], text: io.TextIOWrapper) -> Iterator[Record]:
+    with text:
+        while True:
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield Bad("malformed_row", f"line {reader.line_num}: {error}")
+                continue
+            if not cells:
+                continue
+            if len(cells) == len(names):
+                yield dict(zip(names, cells, strict=True))
+            else:
+                reason = "short_row" if len(cells) < len(names) else "long_row"
+                yield Bad(reason, f"line {reader.line_num}: wanted {len(names)} cells, came {len(cells)}")
+
+
+def _clean(cell: str) -> bool:
+    """Whether a cell came from valid UTF-8: what did not is held in lone surrogates."""
+    try:
+        cell.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+# ---------------------------------------------------------------- JSON
+
+
+def _headed(records: Iterator[Record]) -> tuple[list[str], Iterator[Record]]:
+    head = list(itertools.islice(records, HEAD_RECORDS))
+    names = dict.fromkeys(name for record in head if not isinstance(record, Bad) for name in record)
+    return list(names), itertools.chain(head, records)
+
+
+def _json_lines(stream: IO[bytes]) -> Iterator[Record]:
+    with stream:
+        for number, line in enumerate(stream, start=1):
+            line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                yield Bad("malformed_row", f"line {number}: not JSON: {error}")
+                continue
+            yield (
+                value
+                if isinstance(value, dict)
+                else Bad("malformed_row", f"line {number}: wanted an object, came {type(value).__name__}")
+            )
+
+
+def _json_list(stream: IO[bytes], path: str) -> Iterator[Record]:
+    with stream:
+        try:
+            values = json.loads(stream.read().decode("utf-8-sig"))
+        except (ValueError, RecursionError) as error:
+            raise SourceError(f"source.path: {path}: not JSON: {error}") from error
+    if not isinstance(values, list):
+        raise SourceError(f"source.path: {path}: wanted a JSON list of objects (or JSON lines in a .jsonl file)")
+    for number, value in enumerate(values):
+        yield (
+            value
+            if isinstance(value, dict)
+            else Bad("malformed_row", f"item {number}: wanted an object, came {type(value).__name__}")
+        )
+
+
+# ---------------------------------------------------------------- Parquet
+
+
+def _parquet(stream: IO[bytes], path: str) -> tuple[list[str], Iterator[Record]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def records(table: pq.ParquetFile) -> Iterator[Record]:
+        with stream:
+            try:
+                for batch in table.iter_batches(batch_size=256):
+                    yield from batch.to_pylist()
+            except (pa.ArrowException, OSError) as error:
+                raise SourceError(f"source.path: {path}: a broken Parquet file: {error}") from error
+
+    try:
+        table = pq.ParquetFile(stream)
+    except (pa.ArrowException, OSError) as error:
+        stream.close()
+        raise SourceError(f"source.path: {path}: not a Parquet file: {error}") from error
+    return list(table.schema_arrow.names), records(table)

@@ -1,0 +1,278 @@
+"""Staging: batches of rows as tars of source bytes, tables of facts, tables of rejections.
+
+A batch is named by the digest of all it was made from, and shared by every staging that has the same rows:
+`staging/batches/<digest>.tar`, `.tar.idx`, `.parquet` (facts), `.rejections.parquet`, and `.json`, which commits it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import polars as pl
+
+from mmgen.artifact import Artifact, FileEntry
+from mmgen.errors import SourceError
+from mmgen.modalities.config import CheckConfig
+from mmgen.modalities.probing import Probe
+from mmgen.modalities.table import MODALITIES
+from mmgen.records import Modality, Rejection
+from mmgen.store import Store, read_uri, sha256
+from mmgen.tars import TarIndex, TarReader, pack, safe_key
+
+FOLDER = "staging/batches"
+REJECTIONS: dict[str, Any] = {
+    "row": pl.Int64, "key": pl.String, "stage": pl.String, "slot": pl.String,
+    "reason": pl.String, "severity": pl.String, "message": pl.String,
+}  # fmt: skip
+_TYPES: dict[type, Any] = {int: pl.Int64, float: pl.Float64, str: pl.String}
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A committed batch. inputs = rows (with facts) + rejected (as a whole); reasons: reason → findings."""
+
+    inputs: int
+    rows: int
+    rejected: int
+    reasons: Mapping[str, int]
+    files: tuple[FileEntry, ...]
+
+
+def member_name(row: int, slot: str, ext: str) -> str:
+    """Name of a slot's bytes in a staging tar."""
+    return f"{row:09d}.{safe_key(slot)}.{ext}"
+
+
+def facts_columns(slots: Mapping[str, Modality]) -> dict[str, Any]:
+    """Names and types of the facts table; see data_schemas/facts.py for their meaning."""
+    columns: dict[str, Any] = {"row": pl.Int64}
+    columns |= dict.fromkeys(("key", "label", "group", "split", "meta", "texts"), pl.String)
+    for slot, modality in slots.items():
+        own = {"present": pl.Boolean, "sha256": pl.String, "bytes": pl.Int64, "ext": pl.String}
+        own |= {name: _TYPES[kind] for name, kind in MODALITIES[modality].facts.items()}
+        columns |= {f"{slot}.{name}": kind for name, kind in own.items()}
+    return columns
+
+
+# ---------------------------------------------------------------- reading
+
+
+def find_batch(store: Store, name: str, *, rehash: bool = False) -> Batch | None:
+    """The committed batch of this name whose files are there with their recorded sizes (and bytes, if `rehash`)."""
+    path = f"{FOLDER}/{name}.json"
+    try:
+        raw = json.loads(store.read(path))
+        batch = Batch(**{**raw, "files": tuple(FileEntry(**entry) for entry in raw["files"])})
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        # one that cannot be read is made again
+        return None
+    for entry in batch.files:
+        if store.size(entry.path) != entry.size or (rehash and sha256(store.read(entry.path)) != entry.sha256):
+            return None
+    return batch
+
+
+def read_facts(store: Store, staging: Artifact) -> pl.DataFrame:
+    """The facts of all rows of a staging, in row order."""
+    return pl.concat([pl.read_parquet(store.local_path(entry.path)) for entry in staging.by_role("facts")])
+
+
+def read_rejections(store: Store, staging: Artifact) -> list[Rejection]:
+    """The rejections of a staging, in row order."""
+    tables = [pl.read_parquet(store.local_path(entry.path)) for entry in staging.by_role("rejections")]
+    return [Rejection(**row) for table in tables for row in table.iter_rows(named=True)]
+
+
+class StagedMedia:
+    """Random access to the bytes of a staging, by row and slot. Tars are opened as they are asked for."""
+
+    def __init__(self, store: Store, staging: Artifact) -> None:
+        self._store = store
+        self._tars = [(int(entry.facts["first_row"]), entry.path) for entry in staging.by_role("tar")]
+        self._readers: dict[str, TarReader] = {}
+
+    def read(self, row: int, slot: str, ext: str) -> bytes:
+        """The source's bytes of a slot. Raises KeyError if it was not staged, IntegrityError if they changed."""
+        path = next(path for first, path in reversed(self._tars) if first <= row)
+        if path not in self._readers:
+            index = TarIndex.from_bytes(self._store.read(f"{path}.idx"), f"{path}.idx")
+            self._readers[path] = TarReader(self._store.local_path(path), index)
+        return self._readers[path].read(member_name(row, slot, ext))
+
+    def close(self) -> None:
+        for reader in self._readers.values():
+            reader.close()
+        self._readers.clear()
+
+    def __enter__(self) -> StagedMedia:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+# ---------------------------------------------------------------- planning
+
+
+def write_plan(store: Store, name: str, rows: Sequence[Mapping[str, Any]], embedded: Mapping[str, bytes]) -> None:
+    """Put what `stage` needs of a batch: its rows as JSON, and the bytes that lie in the source's own table."""
+    data, _ = pack({**embedded, "rows.json": json.dumps(rows, ensure_ascii=False).encode()})
+    store.write(f"{FOLDER}/{name}.plan.tar", data)
+
+
+def _read_plan(store: Store, name: str) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+    import tarfile
+
+    with tarfile.open(fileobj=io.BytesIO(store.read(f"{FOLDER}/{name}.plan.tar")), mode="r:") as tar:
+        members = {info.name: stream.read() for info in tar if (stream := tar.extractfile(info)) is not None}
+    return json.loads(members.pop("rows.json")), members
+
+
+# ---------------------------------------------------------------- staging
+
+
+def stage(store_uri: str, names: Sequence[str], slots: Mapping[str, Modality], checks: Mapping[str, Any]) -> None:
+    """Stage the planned batches of these names: read, check and measure every slot, write, commit. Batch by batch.
+
+    Plain values only, so that it runs in another process or on another machine. Raises SourceError if a file
+    changed since it was planned.
+    """
+    store, limits = Store(store_uri), CheckConfig.model_validate(checks)
+    for name in names:
+        rows, embedded = _read_plan(store, name)
+        _commit(store, name, _Stager(slots, limits, embedded), rows)
+        store.delete(f"{FOLDER}/{name}.plan.tar")
+
+
+class _Stager:
+    """Collects the tar's members, facts and rejections of one batch."""
+
+    def __init__(self, slots: Mapping[str, Modality], limits: CheckConfig, embedded: Mapping[str, bytes]) -> None:
+        self.slots, self.limits, self.embedded = slots, limits, embedded
+        self.members: list[tuple[str, bytes]] = []
+        self.facts: list[dict[str, Any]] = []
+        self.rejections: list[Rejection] = []
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Stage a planned row: its good slots, or nothing if none is left."""
+        number, key = row["row"], row["key"]
+        mine = [Rejection(**each) for each in row["rejections"]]
+        if not row["sample"]:
+            self.rejections += mine
+            return
+        texts = {slot: self._text(slot, row, mine) for slot in self.slots if slot in row["texts"]}
+        texts = {slot: good for slot, good in texts.items() if good}
+        found: dict[str, tuple[bytes, Probe]] = {}
+        for slot, modality in self.slots.items():
+            if slot in texts:
+                data = MODALITIES[modality].encode(texts[slot][0])
+                found[slot] = (data, MODALITIES[modality].probe(data, self.limits))
+            elif slot in row["media"]:
+                data = self._bytes(slot, row)
+                probe = MODALITIES[modality].probe(data, self.limits)
+                mine += _rejections(number, key, slot, probe)
+                if not probe.rejected:
+                    found[slot] = (data, probe)
+        if not found:
+            message = "no slot is left" if mine else f"none of {', '.join(self.slots)} is there"
+            mine.append(Rejection(number, key, "ingest", None, "no_slots", "reject", message))
+        else:
+            self._keep(row, texts, found)
+        self.rejections += mine
+
+    def _keep(
+        self, row: Mapping[str, Any], texts: Mapping[str, list[str]], found: Mapping[str, tuple[bytes, Probe]]
+    ) -> None:
+        facts = {name: row[name] for name in ("row", "key", "label", "group", "split")}
+        facts |= {"meta": _json(row["meta"]), "texts": _json(texts)}
+        facts |= {f"{slot}.present": slot in found for slot in self.slots}
+        for slot, (data, probe) in found.items():
+            own = {"sha256": sha256(data), "bytes": len(data), "ext": probe.ext, **probe.facts}
+            facts |= {f"{slot}.{name}": value for name, value in own.items()}
+        self.facts.append(facts)
+        names = {member_name(row["row"], slot, str(probe.ext)): data for slot, (data, probe) in found.items()}
+        self.members += sorted(names.items())
+
+    def _text(self, slot: str, row: Mapping[str, Any], mine: list[Rejection]) -> list[str]:
+        """The good alternatives. A bad one among good ones is only noted."""
+        probes = [(text, self._probe_text(text)) for text in row["texts"][slot]]
+        good = [text for text, probe in probes if not probe.rejected]
+        for each in (each for _, probe in probes for each in _rejections(row["row"], row["key"], slot, probe)):
+            if good and each.severity == "reject":
+                each = replace(each, severity="flag", message=f"alternative left out: {each.message}")
+            mine.append(each)
+        return good
+
+    def _probe_text(self, text: str) -> Probe:
+        return MODALITIES["text"].probe(text.encode("utf-8", "surrogatepass"), self.limits)
+
+    def _bytes(self, slot: str, row: Mapping[str, Any]) -> bytes:
+        planned = row["media"][slot]
+        if planned["uri"] is None:
+            return self.embedded[f"{row['row']:09d}.{safe_key(slot)}"]
+        try:
+            data = _read_span(planned["uri"], planned["span"], planned["size"])
+        except (OSError, FileNotFoundError) as error:
+            raise SourceError(f"row {row['row']}: {planned['uri']} went away while it was ingested: {error}") from error
+        if planned["sha256"] is not None and sha256(data) != planned["sha256"]:
+            raise SourceError(
+                f"row {row['row']}: {planned['uri']} changed while it was ingested, or its time stamp hides a change; "
+                "run again with --rehash"
+            )
+        return data
+
+
+def _read_span(uri: str, span: Sequence[int] | None, size: int) -> bytes:
+    if span is None:
+        return read_uri(uri, limit_bytes=size)
+    with open(uri, "rb") as stream:
+        stream.seek(span[0])
+        return stream.read(span[1])
+
+
+def _rejections(row: int, key: str, slot: str, probe: Probe) -> list[Rejection]:
+    return [Rejection(row, key, "ingest", slot, each.reason, each.severity, each.message) for each in probe.findings]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def _commit(store: Store, name: str, stager: _Stager, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the batch's files, then the one that commits it. Raises IntegrityError if an input is lost."""
+    for row in rows:
+        stager.add(row)
+    data, index = pack(stager.members)
+    facts = pl.DataFrame(stager.facts, schema=facts_columns(stager.slots))
+    rejections = pl.DataFrame([asdict(each) for each in stager.rejections], schema=REJECTIONS)
+    rejected = len({each["row"] for each in rows} - set(facts["row"]))
+    reasons: dict[str, int] = {}
+    for each in stager.rejections:
+        reasons[each.reason] = reasons.get(each.reason, 0) + 1
+    first = {"first_row": rows[0]["row"]}
+    files = [
+        _put(store, f"{name}.tar", data, "tar", first),
+        _put(store, f"{name}.tar.idx", index.to_bytes(), "index", first),
+        _put(store, f"{name}.parquet", _parquet(facts), "facts", {**first, "rows": len(facts)}),
+        _put(
+            store, f"{name}.rejections.parquet", _parquet(rejections), "rejections", {**first, "rows": len(rejections)}
+        ),
+    ]
+    batch = Batch(len(rows), len(facts), rejected, dict(sorted(reasons.items())), tuple(files))
+    store.write(f"{FOLDER}/{name}.json", json.dumps(asdict(batch), sort_keys=True).encode())
+
+
+def _put(store: Store, name: str, data: bytes, role: str, facts: Mapping[str, Any]) -> FileEntry:
+    path = f"{FOLDER}/{name}"
+    store.write(path, data)
+    return FileEntry(path, len(data), sha256(data), role, facts)
+
+
+def _parquet(table: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    table.write_parquet(buffer)
+    return buffer.getvalue()
