@@ -1,0 +1,118 @@
+"""Plots as inline SVG: small, in the page's own type and colours, the same bytes for the same numbers."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+# one hue per series, told apart in print and by colour-blind readers
+COLOURS = ("#2b6cb0", "#d97706", "#2f855a", "#9f1239", "#6b46c1", "#4a5568")
+INK, GRID = "#374151", "#e5e7eb"
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "mmgen",
+    "font.family": "sans-serif",
+    "font.size": 8.5,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+}
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _svg(figure: Figure) -> Markup:
+    out = io.StringIO()
+    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    text = text[text.index("<svg") :]
+    # the page scales a plot by its box; matplotlib's ids repeat between plots and nothing refers to groups
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
+    return Markup(text)  # noqa: S704
+
+
+def histogram(series: Mapping[str, Sequence[float]], xlabel: str, *, bins: int = 30) -> Markup:
+    """Densities of several samples of one quantity over common bins: the first filled, the others as lines."""
+    values = {name: np.asarray(each, float) for name, each in series.items() if len(each)}
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(3.4, 1.9)
+        if values:
+            everything = np.concatenate(list(values.values()))
+            low, high = float(everything.min()), float(everything.max())
+            pad = 0.5 if low == high else 0.0
+            edges = np.linspace(low - pad, high + pad, bins + 1)
+            for place, (name, each) in enumerate(values.items()):
+                counts, _ = np.histogram(each, edges)
+                colour = COLOURS[place % len(COLOURS)]
+                axes.stairs(counts / len(each), edges, fill=place == 0, color=colour, alpha=0.35 if place == 0 else 1, label=name)
+                if place == 0:
+                    axes.stairs(counts / len(each), edges, color=colour)
+        if len(values) > 1:
+            axes.legend(frameon=False, fontsize=7.5)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel("share")
+        return _svg(figure)
+
+
+def bars(series: Mapping[str, Mapping[str, float]], *, ylabel: str = "samples", height: float = 2.0) -> Markup:
+    """Grouped bars: series → category → value. Categories in the order of their first appearance."""
+    categories = list(dict.fromkeys(category for each in series.values() for category in each))
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(max(3.4, 0.32 * len(categories) * max(1, len(series)) ** 0.5), height)
+        width = 0.8 / max(1, len(series))
+        for place, (name, each) in enumerate(series.items()):
+            where = np.arange(len(categories)) + (place - (len(series) - 1) / 2) * width
+            axes.bar(where, [each.get(category, 0) for category in categories], width, label=name, color=COLOURS[place % len(COLOURS)])
+        crowded = sum(map(len, categories)) > 40
+        axes.set_xticks(range(len(categories)), categories, rotation=35 if crowded else 0, ha="right" if crowded else "center")
+        axes.grid(axis="x", visible=False)
+        axes.set_ylabel(ylabel)
+        if len(series) > 1:
+            axes.legend(frameon=False, fontsize=7.5)
+        return _svg(figure)
+
+
+def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str) -> Markup:
+    """Curves: series → (x, y)."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(4.6, 2.2)
+        for place, (name, (x, y)) in enumerate(series.items()):
+            axes.plot(x, y, label=name, color=COLOURS[place % len(COLOURS)], linewidth=1.4)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        if len(series) > 1:
+            axes.legend(frameon=False, fontsize=7.5)
+        return _svg(figure)
+
+
+def intervals(rows: Sequence[tuple[str, float, float, float]], xlabel: str) -> Markup:
+    """Values with their intervals, one line each: (name, value, low, high)."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(4.6, 0.5 + 0.27 * max(1, len(rows)))
+        for place, (_, value, low, high) in enumerate(reversed(rows)):
+            axes.plot([low, high], [place, place], color=COLOURS[0], linewidth=2.2, alpha=0.45, solid_capstyle="round")
+            axes.plot([value], [place], "o", color=COLOURS[0], markersize=4.5)
+        axes.set_yticks(range(len(rows)), [name for name, *_ in reversed(rows)])
+        axes.set_ylim(-0.6, len(rows) - 0.4)
+        axes.set_xlabel(xlabel)
+        return _svg(figure)

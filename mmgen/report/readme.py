@@ -1,0 +1,54 @@
+"""README.md of a dataset version: what Hugging Face's readers and people find beside the shards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from mmgen.records import ShardInfo
+from mmgen.report.page import number, size
+
+_DTYPES = {"text": {"dtype": "string"}, "image": {"dtype": "image"}, "audio": {"dtype": "audio"}}
+
+
+def readme(name: str, version: int, facts: Mapping[str, Any], shards: Sequence[ShardInfo]) -> bytes:
+    """The README of `dataset:<name>@<version>`. Shards are shared between versions, so each split names its own exactly."""
+    splits = list(dict.fromkeys(shard.split for shard in shards))
+    paths = {split: [_relative(shard) for shard in shards if shard.split == split] for split in splits}
+    slots: Mapping[str, Mapping[str, Any]] = facts["slots"]
+    head = {
+        "configs": [
+            {"config_name": "default", "data_files": [{"split": split, "path": paths[split]} for split in splits]}
+        ],
+        "dataset_info": {
+            "features": [
+                {"name": "__key__", "dtype": "string"},
+                *({"name": slot, **_DTYPES[about["modality"]]} for slot, about in slots.items()),
+                {"name": "json", "dtype": "string"},
+            ],
+            "splits": [{"name": split, "num_examples": facts["splits"][split]} for split in splits],
+        },
+    }
+    lines = [
+        "---", yaml.safe_dump(head, sort_keys=False, allow_unicode=True).rstrip(), "---", "",
+        f"# {name}, version {version}", "",
+        "WebDataset tars with the source's own bytes. Per sample: one member for each slot that is there, and a `.json` with",
+        "its key, label, group, all texts and metadata. Beside each tar: `.parquet` (facts of its rows), `.tar.idx` (offsets and",
+        "digests of its members), `_stats.json`.", "",
+        "| split | samples | shards |", "| --- | ---: | ---: |",
+        *(f"| {split} | {number(facts['splits'][split])} | {len(paths[split])} |" for split in splits), "",
+        "| slot | modality | present |", "| --- | --- | ---: |",
+        *(f"| {slot} | {about['modality']} | {number(about['present'])} |" for slot, about in slots.items()), "",
+        "| shard | samples | size |", "| --- | ---: | ---: |",
+        *(f"| {shard.split}-{shard.digest[:12]}… | {number(shard.samples)} | {size(shard.size_bytes)} |" for shard in shards), "",
+        "From this folder:", "", "```python", "from datasets import load_dataset", "",
+        f'files = {{"{splits[0] if splits else "train"}": {paths[splits[0]][:1] if splits else []}}}  # and the others listed above',
+        'data = load_dataset("webdataset", data_files=files)', "```", "",
+    ]  # fmt: skip
+    return "\n".join(lines).encode()
+
+
+def _relative(shard: ShardInfo) -> str:
+    return "../../shards/" + shard.path.rsplit("/", 1)[-1]

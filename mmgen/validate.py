@@ -1,0 +1,121 @@
+"""The step `validate`: facts → verdicts, splits, gate and the data report. It allots the dataset version.
+
+Reads staging's facts and rejections, and media only of samples that a hash proposes as near-duplicates or that the report shows.
+A version whose gate failed is committed all the same, stays inspectable, and is never a base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import polars as pl
+
+from data_schemas.facts import failures
+from mmgen import artifact
+from mmgen.artifact import Artifact, Draft
+from mmgen.config import Config
+from mmgen.errors import GateError, IntegrityError, SourceError
+from mmgen.identity import identity
+from mmgen.modalities.probing import Thumb
+from mmgen.modalities.table import MODALITIES
+from mmgen.report import data_report
+from mmgen.records import Modality
+from mmgen.runtime import Runtime, circumstance
+from mmgen.staging import StagedMedia, read_facts, read_rejections
+from mmgen.tables import parquet, read_kept
+from mmgen.verdicts import Base, Decision, decide
+
+FAILURE_CAP = 1_000
+
+
+def validate(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> Artifact:
+    """Judge every staged sample and commit `verdicts:<name>` into the dataset version that it allots.
+
+    inputs: {"staging"}. Raises GateError, after the commit, if the gate says no; IntegrityError if staging is not whole.
+    """
+    store, known = runtime.store, identity("validate", config, inputs)
+    slots = {name: slot.modality for name, slot in config.slots.items()}
+    staging = inputs["staging"]
+    facts = read_facts(store, staging)
+    before = None if runtime.rebuild else artifact.latest(store, "dataset", config.name, passed=True)
+    base_facts = read_kept(store, before) if before else None
+    with runtime.progress.bar("validate", facts.height) as bar, StagedMedia(store, staging) as media:
+        broken = failures(facts, slots, cap=FAILURE_CAP)
+        if len(broken) >= FAILURE_CAP:
+            raise IntegrityError(f"{staging.ref}: its facts break their schema in {FAILURE_CAP} places or more")
+        decision = decide(
+            facts, slots, read_rejections(store, staging), broken, config.validate_,
+            seed=config.seed, base=_base(before, base_facts),
+            thumbnails=_Thumbnails(media, facts, slots),
+        )  # fmt: skip
+        draft = Draft(store, "verdicts", config.name, known.fingerprint)
+        page, twin = data_report.build(
+            config, decision, facts, staging, media,
+            version=draft.version, fingerprint=known.fingerprint, before=before, before_facts=base_facts,
+        )  # fmt: skip
+        bar.advance(facts.height)
+    runtime.progress.say(_summary(decision))
+    draft.put("verdicts.parquet", parquet(decision.verdicts), "verdicts")
+    draft.put("quarantine.parquet", parquet(decision.quarantine), "quarantine")
+    draft.put("report.html", page, "report")
+    draft.put("report.json", twin, "report-json")
+    made = draft.commit(
+        step="validate", config=known.config, pin=known.pin, circumstance=circumstance(),
+        inputs={role: each.link for role, each in inputs.items()},
+        facts=_facts(decision, facts, slots, before), passed=not decision.gate,
+    )  # fmt: skip
+    if not made.passed:
+        raise GateError(f"{made.ref}: {'; '.join(made.facts['gate'])}; see {store.full(made.file('report').path)}")
+    return made
+
+
+class _Thumbnails:
+    """Thumbnails of staged media, by (place in facts, slot's place)."""
+
+    def __init__(self, media: StagedMedia, facts: pl.DataFrame, slots: Mapping[str, Modality]) -> None:
+        self.media, self.slots = media, list(slots.items())
+        self.rows = facts["row"].to_list()
+        self.exts = {slot: facts[f"{slot}.ext"].to_list() for slot in slots}
+
+    def __call__(self, place: int, slot: int) -> Thumb | None:
+        name, modality = self.slots[slot]
+        try:
+            return MODALITIES[modality].thumbnail(self.media.read(self.rows[place], name, self.exts[name][place]))
+        except SourceError:
+            return None
+
+
+def _base(before: Artifact | None, facts: pl.DataFrame | None) -> Base:
+    if before is None or facts is None or not facts.height:
+        return Base(before.ref if before else None)
+    keys = facts["key"].to_list()
+    return Base(
+        before.ref,
+        dict(zip(keys, facts["split"].to_list(), strict=True)),
+        dict(zip(keys, facts["digest"].to_list(), strict=True)),
+    )
+
+
+def _facts(decision: Decision, facts: pl.DataFrame, slots: Mapping[str, str], before: Artifact | None) -> dict[str, object]:
+    """What the manifest says of the version."""
+    rejected = decision.verdicts.filter(pl.col("verdict") != "kept").group_by("verdict", "reason").len()
+    return {
+        "counts": decision.counts,
+        "splits": decision.splits,
+        "reasons": {
+            verdict: {row["reason"]: row["len"] for row in rejected.sort("reason").to_dicts() if row["verdict"] == verdict}
+            for verdict in ("quarantined", "dropped")
+        },
+        "slots": {slot: {"modality": modality} for slot, modality in slots.items()},
+        "base": before.ref if before else None,
+        "gate": list(decision.gate),
+    }
+
+
+def _summary(decision: Decision) -> str:
+    counts = decision.counts
+    parts = ", ".join(f"{split} {count:,}" for split, count in decision.splits.items())
+    return (
+        f"{counts['inputs']:,} inputs = {counts['kept']:,} kept ({parts}) + "
+        f"{counts['quarantined']:,} quarantined + {counts['dropped']:,} dropped"
+    )
