@@ -48,10 +48,10 @@ def scores_table(mean: float = 0.95) -> bytes:
 
 
 def history(length: int = 60) -> bytes:
-    steps = [25 * (number + 1) for number in range(length)]
-    loss = [0.2 + math.exp(-number / 12) for number in range(length)]
-    columns = {"step": steps, "rate": [1e-3] * length, "norm": [1.0] * length, "parts": {"loss": loss}}
-    return json.dumps(columns).encode()
+    rows = [
+        {"step": 25 * (at + 1), "rate": 1e-3, "norm": 1.0, "loss": 0.2 + math.exp(-at / 12)} for at in range(length)
+    ]
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
 def commit(draft: Draft, step: str, **more) -> Artifact:
@@ -74,13 +74,15 @@ def line(
 
     shards = draft("dataset")
     shards.put("report.html", b"<p>data</p>", "report")
-    dataset = commit(
-        shards, "shard", config={"shard": {"samples": 1000}}, facts={"counts": {"inputs": 5000, "kept": 4990},
-        "splits": {"train": 4000, "validation": 490, "test": 500}, "slots": {slot: {"modality": slot, "present": 4990} for slot in SLOTS}},
-    )  # fmt: skip
+    facts = {
+        "counts": {"inputs": 5000, "kept": 4990},
+        "splits": {"train": 4000, "validation": 490, "test": 500},
+        "slots": {slot: {"modality": slot, "present": 4990} for slot in SLOTS},
+    }
+    dataset = commit(shards, "shard", config={"shard": {"samples": 1000}}, facts=facts)
     fitted = draft("codecs")
-    fitted.put("image.json", history(), "history")
-    fitted.put("audio.json", history(), "history")
+    fitted.put("codec-image.jsonl", history(), "history")
+    fitted.put("codec-audio.jsonl", history(), "history")
     codecs = commit(
         fitted,
         "fit",
@@ -91,10 +93,10 @@ def line(
     extracted = draft("features")
     features = commit(extracted, "extract", inputs={"dataset": dataset.link, "codecs": codecs.link})
     fused = draft("model", "-fusion")
-    fused.put("history.json", history(), "history")
+    fused.put("history.jsonl", history(), "history")
     fusion = commit(fused, "train-fusion", config={"fusion": {"kind": "concat"}}, inputs={"features": features.link})
     trained = draft("model")
-    trained.put("history.json", history(), "history")
+    trained.put("history.jsonl", history(), "history")
     config = {"generator": {"kind": "joint_flow", "width": 512, "tags": ["<b>", "&"]}}
     inputs = {"features": features.link, "codecs": codecs.link, "fusion": fusion.link}
     generator = commit(trained, "train-generator", config=config, inputs=inputs)

@@ -9,6 +9,7 @@ import io
 import json
 import math
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
@@ -18,6 +19,7 @@ import polars as pl
 import yaml
 
 from mmgen.artifact import Artifact, FileEntry
+from mmgen.records import MODALITIES
 from mmgen.report import page, plots
 from mmgen.report.curves import Curve, read_curves
 from mmgen.store import Store
@@ -25,7 +27,6 @@ from mmgen.store import Store
 FORMAT = 1
 #: embedded media beyond this is left out and counted, so that the page stays openable
 MAX_MEDIA_BYTES = 12 << 20
-MAX_EXAMPLES = 24
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".wav": "audio/wav", ".flac": "audio/flac"}
 
 
@@ -230,6 +231,7 @@ def render(
         "format": FORMAT,
         "name": name,
         "model": model.ref,
+        "version": model.version,
         "alias": alias,
         "passed": scores.passed,
         "why": why,
@@ -243,31 +245,37 @@ def render(
         "curves": {role: [curve.name for curve in found] for role, found in curves.items() if found},
     }
     media = _Media(store)
+    grids = [(entry.facts, uri) for entry in scores.by_role("grid") if (uri := media.uri(entry))]
+    examples = _examples(scores, media)
     shown = {
         "headline": [row for row in rows if row.metric in ("mean_coherence", "joint_coherence", "mean_retrieval")],
         "charts": _charts(rows),
         "tables": _tables(rows),
-        "grids": [(entry.facts, uri) for entry in scores.by_role("grid") if (uri := media.uri(entry))],
-        "examples": _examples(scores, media),
+        "grids": grids,
+        "examples": examples,
         "plots": _plots(curves),
         "yaml": yaml.safe_dump(twin["settings"], sort_keys=True, allow_unicode=True),
-        "usage": _usage(name, model, alias, slots),
+        "usage": _usage(name, model, alias, slots, _a_text(examples)),
         "metrics": _METRICS,
     }
     html = page.render("card.html.j2", {"card": twin, "omitted": media.omitted, **shown})
     return html, json.dumps(twin, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
 
 
-def _examples(scores: Artifact, media: _Media) -> list[Example]:
-    """Files of role "example" as conditions and what was made of them: facts "example" (number), "side", "slot"."""
+def _examples(scores: Artifact, media: _Media) -> dict[str, list[Example]]:
+    """Direction → its conditions and what was made of them. Files of role "example" have facts "example" (number),
+    "side" ("given" or "made") and "slot"."""
     groups: dict[Any, dict[str, list[Cell]]] = {}
     for entry in scores.by_role("example"):
         facts = entry.facts
         sides = groups.setdefault(facts["example"], {"given": [], "made": []})
-        if len(groups) <= MAX_EXAMPLES:
-            sides[facts["side"]].append(_cell(entry, media))
-    found = [Example(tuple(sides["given"]), tuple(sides["made"])) for sides in groups.values()]
-    return [example for example in found if example.made][:MAX_EXAMPLES]
+        sides[facts["side"]].append(_cell(entry, media))
+    found: dict[str, list[Example]] = {}
+    for sides in groups.values():
+        title = " → ".join(" + ".join(cell.slot for cell in sides[side]) for side in ("given", "made") if sides[side])
+        if sides["made"]:
+            found.setdefault(title, []).append(Example(tuple(sides["given"]), tuple(sides["made"])))
+    return found
 
 
 def _cell(entry: FileEntry, media: _Media) -> Cell:
@@ -290,30 +298,37 @@ def _plots(curves: Mapping[str, list[Curve]]) -> list[tuple[str, str]]:
             history, _, column = curve.name.rpartition(".")
             if column not in _STEERING:
                 steps, values = ([float(point[axis]) for point in curve.points] for axis in (0, 1))
-                series.setdefault(f"{role}: {history}" if history else role, {})[column] = (steps, values)
+                series.setdefault(history.replace("-", ": ", 1) or role, {})[column] = (steps, values)
     return [(title, plots.lines(each, "step", "loss")) for title, each in series.items()]
 
 
-def _usage(name: str, model: Artifact, alias: str | None, slots: Mapping[str, str]) -> dict[str, str]:
-    """How to load the model and generate, in Python and on the command line."""
+def _usage(name: str, model: Artifact, alias: str | None, slots: Mapping[str, str], text: str) -> dict[str, str]:
+    """How to load the model and generate, in Python and on the command line; `text` is a condition to show."""
     reference = f"{name}@{alias or model.version}"
-    texts = [slot for slot, modality in slots.items() if modality == "text"]
-    given = texts[0] if texts else next(iter(slots))
-    to = [slot for slot in slots if slot != given] or [given]
-    word = {"text": "a handwritten seven", "image": "picture.png", "audio": "speech.wav"}[slots[given]]
-    option = f"--{given}" if given in ("text", "image", "audio") else f"--slot {given}="
-    gap = " " if given in ("text", "image", "audio") else ""
-    return {
+    given = next((slot for slot, modality in slots.items() if modality == "text"), next(iter(slots)))
+    to = tuple(slot for slot in slots if slot != given) or (given,)
+    value = {"text": text, "image": "picture.png", "audio": "speech.wav"}[slots[given]]
+    option = f"--{given} {shlex.quote(value)}" if given in MODALITIES else f"--slot {shlex.quote(f'{given}={value}')}"
+    asked = json.dumps(value, ensure_ascii=False)
+    wanted = "(" + ", ".join(f'"{slot}"' for slot in to) + (",)" if len(to) == 1 else ")")
+    usage = {
+        "mlflow": "",
+        "cli": f"mmgen generate {reference} {option} --to {','.join(to)} --num 4 --seed 0 --out made",
         "python": (
-            "import mmgen\n\n"
-            f'model = mmgen.load("{reference}")\n'
-            f'made = model.generate({given}=["{word}"], to={tuple(to)!r}, num=4, guidance=2.0, seed=0)'.replace(
-                "'", '"'
-            )
+            f'import mmgen\n\nmodel = mmgen.load("{reference}")\n'
+            f"made = model.generate({given}=[{asked}], to={wanted}, num=4, seed=0)"
         ),
-        "cli": f'mmgen generate {reference} {option}{gap}"{word}" --to {",".join(to)} --num 4 --seed 0 --out made',
-        "mlflow": f'import mlflow\n\nmodel = mlflow.pyfunc.load_model("models:/{name}@{alias}")\n'
-        f'model.predict([{{"{given}": "{word}"}}], params={{"to": "{",".join(to)}", "num": 4}})'
-        if alias
-        else "",
     }
+    if alias:
+        cell = asked if slots[given] == "text" else f'open({asked}, "rb").read()'
+        usage["mlflow"] = (
+            f'import mlflow\n\nmodel = mlflow.pyfunc.load_model("models:/{name}@{alias}")\n'
+            f'model.predict([{{"{given}": {cell}}}], params={{"to": "{",".join(to)}", "num": 4}})'
+        )
+    return usage
+
+
+def _a_text(examples: Mapping[str, list[Example]]) -> str:
+    """A short condition of the test data, to be shown in a command."""
+    texts = [cell.text for found in examples.values() for each in found for cell in each.given if cell.text]
+    return min(texts, key=len).strip() if texts else "a text"

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from mmgen.artifact import Artifact
 from mmgen.store import Store
@@ -24,29 +22,20 @@ class Curve:
 
 
 def read_curves(store: Store, artifact: Artifact) -> list[Curve]:
-    """The columns of the artifact's "history" files over their "step". A history is JSON: column → list of numbers,
-    a mapping of columns counting as its columns.
+    """Every numeric column of the artifact's "history" files over its "step". JSON lines, one object per reading.
 
     With several histories in one artifact (codecs), the file's name without its ending goes before the column's.
     """
-    found = []
     entries = artifact.by_role("history")
+    found: dict[str, list[tuple[int, float]]] = {}
     for entry in entries:
         prefix = entry.path.rsplit("/", 1)[-1].split(".")[0] + "." if len(entries) > 1 else ""
-        columns = _columns(json.loads(store.read(entry.path)))
-        steps = columns.pop("step", [])
-        for name, values in sorted(columns.items()):
-            points = [(int(step), float(value)) for step, value in zip(steps, values, strict=True) if _is_number(value)]
-            if points:
-                found.append(Curve(prefix + name, tuple(_thinned(points))))
-    return found
-
-
-def _columns(history: Mapping[str, Any]) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {}
-    for name, values in history.items():
-        columns |= _columns(values) if isinstance(values, Mapping) else {name: list(values)}
-    return columns
+        for line in store.read(entry.path).splitlines():
+            row = json.loads(line)
+            for column, value in row.items():
+                if column != "step" and _is_number(value):
+                    found.setdefault(prefix + column, []).append((int(row["step"]), float(value)))
+    return [Curve(name, tuple(_thinned(points))) for name, points in sorted(found.items())]
 
 
 def _is_number(value: object) -> bool:
