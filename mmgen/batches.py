@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,12 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmgen.artifact import Artifact
 from mmgen.errors import IntegrityError
-from mmgen.features import FeatureShard, SlotLayout
+from mmgen.features import FeatureSet, FeatureShard, SlotLayout, SlotRows
+from mmgen.store import Store
 
 # goes up when the same (seed, epoch) would give another order
 ORDER_VERSION = 1
 NO_LABEL = -1
+# the slot of a pooled set
+VALUE = "value"
 
 
 @dataclass(frozen=True)
@@ -78,10 +83,16 @@ def order(count: int, seed: int, epoch: int) -> np.ndarray:
 class Samples:
     """Rows of several feature shards as one indexable set; nothing is copied until rows are gathered.
 
-    labels: class names in index order; a label outside them counts as none.
+    labels: class names in index order; a label outside them counts as none. drawn_with: slot → the slot whose
+    alternatives it shares.
     """
 
-    def __init__(self, shards: Sequence[FeatureShard], labels: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        shards: Sequence[FeatureShard],
+        labels: Sequence[str] | None = None,
+        drawn_with: Mapping[str, str] | None = None,
+    ) -> None:
         if not shards:
             raise IntegrityError("features: wanted at least one shard, came none")
         self.shards = list(shards)
@@ -89,6 +100,7 @@ class Samples:
         for shard in self.shards[1:]:
             if shard.layouts != self.layouts:
                 raise IntegrityError("features: shards of one set differ in their slots or shapes")
+        self.label_names, self.drawn_with = tuple(labels or ()), dict(drawn_with or {})
         self.starts = np.cumsum([0, *(len(shard) for shard in self.shards)])
         index = {name: number for number, name in enumerate(labels or ())}
         self.labels = np.array(
@@ -99,6 +111,32 @@ class Samples:
 
     def __len__(self) -> int:
         return int(self.starts[-1])
+
+    def pooled(self, slots: Sequence[str], labels: Sequence[str] | None = None) -> Samples:
+        """A set whose one slot, `value`, holds what any of these slots (of one modality) holds; nothing is copied."""
+        shards = [
+            FeatureShard(
+                shard.feature_set, shard.fingerprint, shard.media_digest, shard.keys, shard.labels,
+                {VALUE: shard.layouts[slot]}, {VALUE: shard.slots[slot]},
+            )
+            for shard in self.shards
+            for slot in slots
+        ]  # fmt: skip
+        return Samples(shards, labels)
+
+    def beside(self, slot: str, name: str, rows: Sequence[np.ndarray | None]) -> Samples:
+        """The same samples with a further slot: one row (R, …) per alternative of `slot`, drawn together with it.
+
+        rows: of each shard; None where no sample of it has `slot`.
+        """
+        shape = next((tuple(each.shape[1:]) for each in rows if each is not None), ())
+        layout = SlotLayout(self.layouts[slot].modality, shape, "float32")
+        shards = []
+        for shard, made in zip(self.shards, rows, strict=True):
+            filled = np.zeros((0, *shape), dtype=np.float32) if made is None else made
+            further = {name: SlotRows(filled, shard.slots[slot].offsets)}
+            shards.append(replace(shard, layouts={**shard.layouts, name: layout}, slots={**shard.slots, **further}))
+        return Samples(shards, self.label_names, {**self.drawn_with, name: slot})
 
     @property
     def keys(self) -> list[str]:
@@ -125,6 +163,25 @@ class Samples:
             local = indices[chosen] - self.starts[number]
             out[chosen] = rows.rows[rows.offsets[local] + alternatives[chosen]]
         return out
+
+
+def open_samples(
+    store: Store, features: Artifact, feature_set: FeatureSet, split: str, labels: Sequence[str] | None = None
+) -> Samples | None:
+    """One feature set of one split, mapped from the store (or its cache); None if the split has no shards.
+
+    labels: class names in index order; those that the features were made with if None. Raises IntegrityError.
+    """
+    shards = []
+    for entry in features.by_role("features"):
+        if (entry.facts["set"], entry.facts["split"]) != (feature_set, split):
+            continue
+        shard = FeatureShard.open(store.local_path(entry.path))
+        shard.check(fingerprint=entry.facts["fingerprint"], media_digest=entry.facts["digest"])
+        if len(shard) != entry.facts["samples"]:
+            raise IntegrityError(f"{entry.path}: {len(shard)} samples, its media shard has {entry.facts['samples']}")
+        shards.append(shard)
+    return Samples(shards, features.facts["labels"] if labels is None else labels) if shards else None
 
 
 # compact rows (B, …) → value (B, …), for one slot
@@ -206,11 +263,11 @@ class Loader:
 
     def _batch(self, rows: np.ndarray, weights: np.ndarray, epoch: int) -> Batch:
         values, masks = {}, {}
-        for stream, slot in enumerate(self.slots, start=1):
+        for slot in self.slots:
             counts = self.samples.counts[slot][rows]
             drawn = np.zeros(len(rows), dtype=np.int64)
             if self.shuffle and counts.max() > 1:
-                drawn = self._draws(epoch, stream, slot)[rows]
+                drawn = self._draws(epoch, self.samples.drawn_with.get(slot, slot))[rows]
             compact = torch.from_numpy(self.samples.gather(slot, rows, drawn))
             present = torch.from_numpy(counts > 0)
             convert = self.to_value.get(slot)
@@ -228,11 +285,11 @@ class Loader:
             [self._keys[row] for row in rows],
         )
 
-    def _draws(self, epoch: int, stream: int, slot: str) -> np.ndarray:
+    def _draws(self, epoch: int, slot: str) -> np.ndarray:
         """Which alternative of `slot` each sample (N,) gives in this epoch."""
         if self._drawn.get(slot, (-1, None))[0] != epoch:
             counts = np.maximum(self.samples.counts[slot], 1).astype(np.uint64)
-            noise = _noise(self.seed, epoch, stream, len(self.samples))
+            noise = _noise(self.seed, epoch, 1 + zlib.crc32(slot.encode()), len(self.samples))
             self._drawn[slot] = (epoch, (noise % counts).astype(np.int64))
         return self._drawn[slot][1]
 

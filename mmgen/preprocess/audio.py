@@ -6,32 +6,20 @@ Griffin & Lim, "Signal estimation from modified short-time Fourier transform", 1
 from __future__ import annotations
 
 import functools
-import io
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
-import soundfile
 import torch
 import torchaudio
 from torch import Tensor
 
 from mmgen.errors import ConfigError, SourceError
+from mmgen.modalities.audio import AudioMedia
 from mmgen.preprocess.image import draw
 from mmgen.records import Modality
 
 GRIFFIN_LIM_ROUNDS = 48
-
-
-def decode(data: bytes) -> tuple[Tensor, int]:
-    """Mono float32 (N,) in [-1, 1] and its sample rate in Hz. Raises SourceError."""
-    try:
-        samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
-        raise SourceError(f"audio: wanted sound that can be decoded, came {len(data)} bytes: {error}") from error
-    if len(samples) == 0:
-        raise SourceError("audio: wanted at least one sample, came an empty file")
-    return torch.from_numpy(samples.mean(axis=1)), int(rate)
 
 
 @functools.lru_cache(maxsize=8)
@@ -95,7 +83,10 @@ class AudioPreprocess:
 
     def compact(self, data: bytes, key: str) -> np.ndarray:
         """float16 log-mel (M, T) of a sound file; `key` seeds a random crop. Raises SourceError."""
-        wave, rate = decode(data)
+        samples, rate = AudioMedia().decode(data)
+        if samples.shape[1] == 0:
+            raise SourceError("audio: wanted at least one sample, came none")
+        wave = torch.from_numpy(samples.mean(axis=0))
         return self.log_mel(self.clip(wave, rate, key)).numpy().astype(np.float16)
 
     def clip(self, wave: Tensor, rate_hz: int, key: str = "") -> Tensor:
@@ -150,11 +141,4 @@ class AudioPreprocess:
 
     def files(self, value: Tensor) -> list[bytes]:
         """One 16-bit WAV for each of (B, M, T)."""
-        return [wav(wave.numpy(), self.sample_rate_hz) for wave in self.waves(value)]
-
-
-def wav(samples: np.ndarray, rate_hz: int) -> bytes:
-    """16-bit mono WAV of float samples (N,) in [-1, 1]."""
-    stream = io.BytesIO()
-    soundfile.write(stream, samples, rate_hz, format="WAV", subtype="PCM_16")
-    return stream.getvalue()
+        return [AudioMedia().encode((wave.numpy()[None], self.sample_rate_hz)) for wave in self.waves(value)]

@@ -3,47 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import warnings
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from mmgen.errors import SourceError
+from mmgen.modalities.image import ImageMedia
 from mmgen.records import Modality
 
 
 def draw(key: str, choices: int) -> int:
     """A number in [0, choices) that depends on `key` only, so that a random crop is the same on every machine."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % max(1, choices)
-
-
-def decode(data: bytes) -> Image.Image:
-    """The first frame of an image file, upright, as L or RGB; transparency falls on white. Raises SourceError."""
-    try:
-        with warnings.catch_warnings():
-            # a large or odd file warns; the caps of `validate` have already spoken about it
-            warnings.simplefilter("ignore")
-            opened = Image.open(io.BytesIO(data))
-            image = ImageOps.exif_transpose(opened)
-            image.load()
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise SourceError(f"image: wanted a picture that can be decoded, came {len(data)} bytes: {error}") from error
-    if image.mode.startswith("I;16") or image.mode == "I":
-        return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    if image.mode in ("L", "RGB"):
-        return image
-    if image.mode == "1":
-        return image.convert("L")
-    if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
-        clear = image.convert("RGBA")
-        white = Image.new("RGBA", clear.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, clear).convert("RGB")
-    return image.convert("RGB")
 
 
 @dataclass(frozen=True)
@@ -71,7 +45,9 @@ class ImagePreprocess:
 
     def compact(self, data: bytes, key: str) -> np.ndarray:
         """uint8 (C, H, W) of an image file; `key` seeds a random crop. Raises SourceError."""
-        image = decode(data).convert("L" if self.channels == 1 else "RGB")
+        decoded = ImageMedia().decode(data)
+        image = Image.fromarray(decoded[:, :, 0] if decoded.shape[2] == 1 else decoded)
+        image = image.convert("L" if self.channels == 1 else "RGB")
         pixels = np.asarray(self._square(image, key))
         return np.array(pixels[None] if self.channels == 1 else pixels.transpose(2, 0, 1), order="C")
 
@@ -103,15 +79,8 @@ class ImagePreprocess:
 
     def files(self, value: Tensor) -> list[bytes]:
         """One PNG for each of (B, C, H, W)."""
-        return [_png(each) for each in self.pixels(value.detach()).cpu().numpy()]
+        return [ImageMedia().encode(each) for each in self.pixels(value.detach()).permute(0, 2, 3, 1).cpu().numpy()]
 
 
 def _resized(image: Image.Image, width: int, height: int) -> Image.Image:
     return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    image = Image.fromarray(pixels[0] if pixels.shape[0] == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-    stream = io.BytesIO()
-    image.save(stream, format="PNG")
-    return stream.getvalue()

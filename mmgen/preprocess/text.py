@@ -15,7 +15,8 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
-from mmgen.errors import IntegrityError, SourceError
+from mmgen.errors import IntegrityError
+from mmgen.modalities.text import TextMedia
 from mmgen.records import Modality
 
 PAD, BOS, EOS = 0, 1, 2
@@ -104,10 +105,7 @@ class TextPreprocess:
 
     def compact(self, data: bytes, key: str) -> np.ndarray:
         """int32 (L,) of UTF-8. Raises SourceError."""
-        try:
-            return self.tokenizer.encode(data.decode("utf-8"), self.max_tokens)
-        except UnicodeDecodeError as error:
-            raise SourceError(f"text of '{key}': wanted UTF-8, came {error.reason} at byte {error.start}") from error
+        return self.tokenizer.encode(TextMedia().decode(data), self.max_tokens)
 
     def value(self, compact: Tensor) -> Tensor:
         """int64 (B, L)."""

@@ -1,0 +1,149 @@
+"""The fitted codecs of a configuration as one thing: any slot's bytes to latents and back.
+
+Latents leave here standardised (per number of D, over the training data) and come back so: fusion and generators
+never see a scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor, nn
+
+from mmgen.artifact import Artifact
+from mmgen.codecs.table import CODECS
+from mmgen.errors import IntegrityError, unknown_name
+from mmgen.modalities.config import AudioSlot, ImageSlot, SlotConfig, TextSlot
+from mmgen.preprocess.table import Preprocess, preprocesses
+from mmgen.preprocess.text import TextPreprocess, Tokenizer
+from mmgen.records import Modality
+from mmgen.store import Store
+
+AnySlot = TextSlot | ImageSlot | AudioSlot
+_SLOTS: TypeAdapter[dict[str, AnySlot]] = TypeAdapter(dict[str, SlotConfig])
+# rows decoded at once: bounds memory, and the same on every machine so that bytes do not depend on it
+ROWS = 64
+
+
+def read_slots(plain: Mapping[str, Any]) -> dict[str, AnySlot]:
+    """Slot settings from the plain data of a manifest."""
+    return _SLOTS.validate_python(dict(plain))
+
+
+@dataclass(frozen=True)
+class CodecSet:
+    """slots: name → settings. codecs: modality → network (in evaluation mode). mean, std: slot → (D,)."""
+
+    slots: dict[str, AnySlot]
+    preprocesses: dict[str, Preprocess]
+    codecs: dict[Modality, nn.Module]
+    mean: dict[str, Tensor]
+    std: dict[str, Tensor]
+    tokenizer: Tokenizer | None
+    labels: tuple[str, ...]
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        slots: Mapping[str, Any],
+        made: Mapping[str, Mapping[str, Any]],
+        scale: Mapping[str, Mapping[str, list[float]]],
+        weights: Mapping[str, bytes],
+        tokenizer: bytes | None,
+        labels: tuple[str, ...],
+    ) -> CodecSet:
+        """From plain data and bytes. made: modality → {"kind", "args"}. scale: slot → {"mean", "std"}."""
+        settings = read_slots(slots)
+        words = Tokenizer.from_json(tokenizer) if tokenizer is not None else None
+        codecs: dict[Modality, nn.Module] = {}
+        for modality, spec in made.items():
+            codec = make_codec(spec["kind"], spec["args"])
+            load_weights(codec, weights[modality], f"codec:{modality}")
+            codecs[modality] = codec.eval().requires_grad_(False)  # type: ignore[index]
+        mean = {slot: torch.tensor(numbers["mean"]) for slot, numbers in scale.items()}
+        std = {slot: torch.tensor(numbers["std"]) for slot, numbers in scale.items()}
+        return cls(settings, preprocesses(settings, words), codecs, mean, std, words, labels)
+
+    @classmethod
+    def load(cls, store: Store, codecs: Artifact) -> CodecSet:
+        """The codecs that an artifact holds."""
+        words = codecs.by_role("tokenizer")
+        return cls.build(
+            slots=codecs.config["slots"],
+            made=codecs.facts["codecs"],
+            scale=codecs.facts["scale"],
+            weights={m: store.read(codecs.file(f"codec:{m}").path) for m in codecs.facts["codecs"]},
+            tokenizer=store.read(words[0].path) if words else None,
+            labels=tuple(codecs.facts["labels"] or ()),
+        )
+
+    def to(self, device: torch.device | str) -> CodecSet:
+        """The same codecs elsewhere (networks are moved, not copied)."""
+        for codec in self.codecs.values():
+            codec.to(device)
+        for scale in (self.mean, self.std):
+            scale.update({slot: numbers.to(device) for slot, numbers in scale.items()})
+        return self
+
+    def modality(self, slot: str) -> Modality:
+        """The modality of a slot. Raises KeyError with the known ones."""
+        if slot not in self.slots:
+            raise KeyError(unknown_name("slot", slot, self.slots))
+        return self.slots[slot].modality
+
+    def latent_shape(self, slot: str) -> tuple[int, int]:
+        """(T, D) of a slot's latent."""
+        tokens, width = self.codecs[self.modality(slot)].latent_shape
+        return int(tokens), int(width)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def encode(self, slot: str, value: Tensor) -> Tensor:
+        """Standardised latents (B, T, D), float32, of values (B, …)."""
+        modality = self.modality(slot)
+        z_BTD = torch.cat([self.codecs[modality].encode(part).float() for part in value.split(ROWS)])  # type: ignore[operator]
+        return (z_BTD - self.mean[slot]) / self.std[slot]
+
+    @torch.no_grad()
+    def decode(self, slot: str, z_BTD: Tensor) -> Tensor:
+        """Values (B, …) of standardised latents (B, T, D)."""
+        modality = self.modality(slot)
+        raw_BTD = z_BTD.float() * self.std[slot] + self.mean[slot]
+        return torch.cat([self.codecs[modality].decode(part) for part in raw_BTD.split(ROWS)])  # type: ignore[operator]
+
+    def value(self, slot: str, data: bytes, key: str = "") -> Tensor:
+        """The value (1, …) of one file's bytes. Raises SourceError."""
+        how = self.preprocesses[slot]
+        return how.value(torch.from_numpy(how.compact(data, key))[None])
+
+    def texts(self, slot: str, value: Tensor) -> list[str]:
+        """Strings of a text slot's ids (B, L)."""
+        how = self.preprocesses[slot]
+        assert isinstance(how, TextPreprocess), f"{slot} is no text slot"
+        return how.texts(value)
+
+
+def make_codec(kind: str, args: Mapping[str, Any]) -> nn.Module:
+    """A codec of the table from its constructor's arguments. Raises IntegrityError for an unknown kind."""
+    if kind not in CODECS:
+        raise IntegrityError(unknown_name("codec", kind, CODECS))
+    made: nn.Module = CODECS[kind](**args)
+    return made
+
+
+def load_weights(module: nn.Module, data: bytes, what: str) -> None:
+    """Fill a module from safetensors bytes. Raises IntegrityError if they are not its own."""
+    try:
+        module.load_state_dict(safetensors.torch.load(data))
+    except (RuntimeError, safetensors.SafetensorError) as error:
+        raise IntegrityError(f"{what}: wanted weights of this network, {str(error).splitlines()[0]}") from error
+
+
+def weights_of(module: nn.Module) -> bytes:
+    """Safetensors bytes of a module; the same weights give the same bytes."""
+    return safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()})

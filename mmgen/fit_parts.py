@@ -1,0 +1,209 @@
+"""The parts of `fit`, one function each: tokenizer, codec, latent statistics, judge, and what they score."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmgen.artifact import FileEntry
+from mmgen.batches import VALUE, Batch, Loader, Samples
+from mmgen.codec_set import CodecSet, make_codec
+from mmgen.codecs.config import AudioCodecConfig, ImageCodecConfig, JudgesConfig, TextCodecConfig
+from mmgen.evaluate.judges import Judge, make_judge
+from mmgen.extract import alternatives, read_media
+from mmgen.preprocess.table import Preprocess
+from mmgen.preprocess.text import PAD, TextPreprocess, Tokenizer
+from mmgen.records import Modality
+from mmgen.runtime import Progress
+from mmgen.store import Store
+from mmgen.training.checkpoint import Checkpoint
+from mmgen.training.loop import Trained, seed_of, train
+from mmgen.training.parallel import World
+
+CodecConfig = ImageCodecConfig | AudioCodecConfig | TextCodecConfig
+# enough to learn a vocabulary from; more only costs time
+TOKENIZER_TEXTS = 200_000
+# rows that statistics and scores look at, at most
+STATISTIC_ROWS, SCORE_ROWS = 8192, 1024
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all trainings of a step share."""
+
+    store: Store
+    world: World
+    progress: Progress
+
+
+def part_seed(seed: int, part: str) -> int:
+    """A seed of its own for each part, so that leaving one out changes no other."""
+    return seed_of(seed, *part.encode())
+
+
+def fit_tokenizer(store: Store, shards: Sequence[FileEntry], slots: Sequence[str], vocab_size: int) -> bytes:
+    """The JSON of a tokenizer learned from the texts of these slots in these media shards, alternatives included."""
+    texts: list[str] = []
+    for shard in shards:
+        with read_media(store, shard.path) as reader:
+            for safe in reader.keys():
+                about = json.loads(reader.read(f"{safe}.json"))
+                texts += [text.decode() for slot in slots for text in alternatives({}, slot, "text", about)]
+        if len(texts) >= TOKENIZER_TEXTS:
+            break
+    return Tokenizer.fit(texts[:TOKENIZER_TEXTS], vocab_size).to_json()
+
+
+def codec_args(config: CodecConfig, how: Preprocess) -> dict[str, Any]:
+    """A codec's constructor arguments: the size of the slot's values, and the settings."""
+    settings = config.model_dump(mode="json", exclude={"kind", "train", "vocab_size"})
+    if isinstance(how, TextPreprocess):
+        return {"vocabulary": len(how.tokenizer), "length": how.max_tokens, **settings}
+    names = ("channels", "height", "width") if how.modality == "image" else ("mels", "frames")
+    return {**dict(zip(names, how.shape, strict=True)), **settings}
+
+
+def fit_codec(
+    bench: Bench, config: CodecConfig, how: Preprocess, samples: Samples, seed: int, checkpoint: Checkpoint
+) -> tuple[dict[str, Any], Trained]:
+    """Train one codec on pooled samples. Returns what it is made with, {"kind", "args"}, and the training."""
+    spec = {"kind": config.kind, "args": codec_args(config, how)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        codec = make_codec(spec["kind"], spec["args"]).to(bench.world.device)
+
+    def loss(batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+        # padding rows are copies of real ones, so a loss that knows no weights is safe with them
+        found: dict[str, Tensor] = codec.loss(batch.values[VALUE], rng)  # type: ignore[operator]
+        return found
+
+    loader = _loader(bench, samples, samples.having(VALUE), how, config.train.batch_size, seed)
+    trained = train(
+        codec, loss, loader, config.train, world=bench.world, seed=seed, what=f"codec:{how.modality}",
+        checkpoint=checkpoint, progress=bench.progress,
+    )  # fmt: skip
+    return spec, trained
+
+
+def _loader(
+    bench: Bench, samples: Samples, indices: np.ndarray, how: Preprocess, batch_size: int, seed: int
+) -> Loader:
+    return Loader(
+        samples, batch_size=batch_size, seed=seed, to_value={VALUE: how.value}, indices=indices,
+        rank=bench.world.rank, world=bench.world.size, device=bench.world.device,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def latent_scale(codec: nn.Module, how: Preprocess, samples: Samples, device: torch.device) -> dict[str, list[float]]:
+    """Mean and standard deviation of each number of D over training latents; samples: of one slot, pooled."""
+    rows = samples.having(VALUE)[:STATISTIC_ROWS]
+    if len(rows) == 0:
+        width = int(codec.latent_shape[1])  # type: ignore[index, arg-type]
+        return {"mean": [0.0] * width, "std": [1.0] * width}
+    made = []
+    for start in range(0, len(rows), 256):
+        made.append(codec.encode(values_of(samples, VALUE, rows[start : start + 256], how, device)).float())  # type: ignore[operator]
+    z_ND = torch.cat(made).flatten(0, 1).double()
+    std_D = z_ND.std(dim=0, correction=0).clamp(min=1e-3)
+    return {"mean": z_ND.mean(dim=0).tolist(), "std": std_D.tolist()}
+
+
+def values_of(samples: Samples, slot: str, rows: np.ndarray, how: Preprocess, device: torch.device) -> Tensor:
+    """Values (B, …) of these samples' first alternatives."""
+    compact = samples.gather(slot, rows, np.zeros(len(rows), dtype=np.int64))
+    return how.value(torch.from_numpy(compact).to(device))
+
+
+# ---------------------------------------------------------------- judges
+
+
+def judge_shape(how: Preprocess) -> tuple[int, ...]:
+    """The shape that a judge is made for: image (C, H, W), audio (M, T), text (L, vocabulary)."""
+    return (*how.shape, len(how.tokenizer)) if isinstance(how, TextPreprocess) else how.shape
+
+
+def fit_judge(
+    bench: Bench, config: JudgesConfig, how: Preprocess, samples: Samples, classes: int, checkpoint: Checkpoint
+) -> tuple[Judge, Trained]:
+    """Train one judge on the labelled rows of pooled real samples."""
+    seed = part_seed(config.seed, how.modality)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        judge = make_judge(how.modality, judge_shape(how), classes, config.width).to(bench.world.device)
+
+    def loss(batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+        return judge.loss(batch.values[VALUE], batch.labels_B.masked_fill(batch.weights_B == 0, -1), rng)
+
+    rows = np.flatnonzero((samples.counts[VALUE] > 0) & (samples.labels >= 0))
+    loader = _loader(bench, samples, rows, how, config.train.batch_size, seed)
+    trained = train(
+        judge, loss, loader, config.train, world=bench.world, seed=seed, what=f"judge:{how.modality}",
+        checkpoint=checkpoint, progress=bench.progress,
+    )  # fmt: skip
+    return judge, trained
+
+
+@torch.no_grad()
+def accuracy(judge: Judge, how: Preprocess, samples: Samples, slot: str, device: torch.device) -> dict[str, float]:
+    """{"value": share judged right, "n": rows} of the labelled rows of a slot; empty if there are none."""
+    rows = np.flatnonzero((samples.counts[slot] > 0) & (samples.labels >= 0))
+    right = 0
+    for start in range(0, len(rows), 256):
+        part = rows[start : start + 256]
+        guesses = judge(values_of(samples, slot, part, how, device)).argmax(dim=1).cpu().numpy()
+        right += int((guesses == samples.labels[part]).sum())
+    return {"value": right / len(rows), "n": len(rows)} if len(rows) else {}
+
+
+# ---------------------------------------------------------------- reconstruction
+
+
+@torch.no_grad()
+def reconstruction(
+    codecs: CodecSet, samples: Samples, judges: Mapping[Modality, Judge], device: torch.device
+) -> dict[str, dict[str, float]]:
+    """Slot → how well its codec gives back what it took in. Slots without a sample are left out.
+
+    score: 1 - squared error / variance for image and audio, share of right tokens for text. exact: share of texts that
+    come back whole. judged, judged_real: share of reconstructions, and of the real ones, that the judge gets right.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for slot, how in codecs.preprocesses.items():
+        rows = samples.having(slot)[:SCORE_ROWS]
+        if len(rows) == 0:
+            continue
+        real = values_of(samples, slot, rows, how, device)
+        made = codecs.decode(slot, codecs.encode(slot, real))
+        score = _text_score(made, real) if how.modality == "text" else _grid_score(made, real)
+        labels_B = torch.from_numpy(samples.labels[rows])
+        if how.modality in judges and bool((labels_B >= 0).any()):
+            judge = judges[how.modality]
+            score["judged"] = _judged(judge, made, labels_B)
+            score["judged_real"] = _judged(judge, real, labels_B)
+        found[slot] = {**score, "n": len(rows)}
+    return found
+
+
+def _grid_score(made: Tensor, real: Tensor) -> dict[str, float]:
+    error, variance = (made - real).square().mean().item(), real.var(correction=0).item()
+    return {"score": max(0.0, 1 - error / max(variance, 1e-12)), "squared_error": error}
+
+
+def _text_score(made: Tensor, real: Tensor) -> dict[str, float]:
+    counts = (real != PAD) | (made != PAD)
+    right = (made == real) & counts
+    exact = (made == real).all(dim=1).float().mean().item()
+    return {"score": (right.sum() / counts.sum().clamp(min=1)).item(), "exact": exact}
+
+
+def _judged(judge: Judge, value: Tensor, labels_B: Tensor) -> float:
+    guesses_B = torch.cat([judge(part).argmax(dim=1) for part in value.split(256)]).cpu()
+    labelled = labels_B >= 0
+    return (guesses_B == labels_B)[labelled].float().mean().item()
