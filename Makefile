@@ -20,7 +20,7 @@ READY := .venv/.ready-$(shell { pwd; cat requirements.lock pyproject.toml; } | c
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow check format lint types guards lock clean
+.PHONY: help install demo test test-slow check format lint types guards lock derived clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -64,10 +64,16 @@ guards: $(READY)
 	$(RUN) pytest -q tests/guards
 
 # new versions within pyproject.toml's bounds and [tool.uv]'s constraints; then the files that repeat them
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header
 lock: $(READY)
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --upgrade --no-header \
-		--output-file requirements.lock pyproject.toml
-	$(BIN)/python docker/split_lock.py
+	$(COMPILE) --all-extras --upgrade --output-file requirements.lock pyproject.toml
+	$(MAKE) derived
+
+# what repeats requirements.lock: the images' locks and the conda environment
+derived: $(READY)
+	$(COMPILE) --extra s3 --extra servers -c requirements.lock --no-annotate -o docker/worker.lock pyproject.toml
+	$(COMPILE) -c requirements.lock --no-annotate -o docker/ingest.lock docker/ingest.in
+	$(BIN)/python .ci/environment.py
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

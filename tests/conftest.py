@@ -1,10 +1,9 @@
-"""Every test starts from a clean circumstance: no settings of the caller's, no telemetry, no files outside its folder."""
+"""Every test starts from a clean circumstance: no settings of the caller, no telemetry, its own folder."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,10 +35,9 @@ os.environ["MMGEN_CACHE"] = f"{_HOME.name}/cache"
 
 
 @pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test writes to its current folder (stores, generated files) lands in its own."""
     monkeypatch.chdir(tmp_path)
-    yield
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def parsed(path: Path) -> ast.Module:
 
 @cache
 def imports(path: Path) -> tuple[Import, ...]:
-    """All modules that a file imports, inside functions too. `from a import b` is a.b where that is a module of ours."""
+    """All modules that a file imports, inside functions too; `from a import b` is a.b if that is a module of ours."""
     found = []
     inside = {
         id(node)

@@ -10,7 +10,8 @@ from tests.guards.source import PACKAGES, imports, modules, parsed, where
 
 # mmgen from the ground up: a file imports only from rooms that stand before its own, or from its own room
 ORDER = (
-    "errors", "records", "store", "artifact", "runtime", "settings", "tars", "modalities", "sources", "duplicates",
+    "errors", "records", "store", "artifact", "runtime", "settings", "tables", "tars", "modalities", "sources",
+    "duplicates",
     # every room's config.py and those of single files stand here, whatever else their room may need
     "configs",
     "identity", "catalog", "promotions", "report", "ingest", "splits", "verdicts", "validate", "shards",
