@@ -11,39 +11,51 @@ from mmgen.training.config import PinConfig, TrainConfig
 
 
 class ImageCodecConfig(Settings):
-    """Convolutional autoencoder of images."""
+    """Convolutional variational autoencoder of images. The size must be a multiple of patch · 2^(len(widths) - 1)."""
 
     kind: Literal["conv_image"] = "conv_image"
-    width: int = 32
-    #: D of the latent x_BTD; T follows from the size and the down-sampling
-    latent_width: int = 8
-    #: each level halves height and width
-    levels: int = 3
-    train: TrainConfig = TrainConfig(steps=500, batch_size=64)
+    #: side in pixels of the patches that the first layer folds into channels
+    patch: int = Field(4, ge=1)
+    #: channels per level, multiples of 8; each level after the first halves height and width
+    widths: tuple[int, ...] = Field((64, 128), min_length=1)
+    #: residual blocks per level
+    depth: int = Field(2, ge=1)
+    #: D of the latent x_BTD; T follows from the size, the patch and the levels
+    latent_width: int = Field(8, ge=1)
+    #: nats per latent number beside the squared error per pixel
+    kl_weight: float = Field(3e-3, ge=0)
+    train: TrainConfig = TrainConfig(steps=500, batch_size=64, learning_rate=2e-3, warmup_steps=50)
 
 
 class AudioCodecConfig(Settings):
-    """Convolutional autoencoder of log-mel spectrograms."""
+    """Convolutional variational autoencoder of log-mel spectrograms. Sizes as for images."""
 
     kind: Literal["conv_mel"] = "conv_mel"
-    width: int = 64
-    latent_width: int = 12
-    #: side of the square patches that the stem makes tokens of
-    patch: int = 4
-    levels: int = 2
-    train: TrainConfig = TrainConfig(steps=1_400, batch_size=64)
+    #: side in mels and frames of the patches that the first layer folds into channels
+    patch: int = Field(4, ge=1)
+    widths: tuple[int, ...] = Field((64, 96, 128), min_length=1)
+    depth: int = Field(1, ge=1)
+    latent_width: int = Field(12, ge=1)
+    kl_weight: float = Field(3e-3, ge=0)
+    train: TrainConfig = TrainConfig(steps=1_000, batch_size=64, learning_rate=2e-3, warmup_steps=50)
 
 
 class TextCodecConfig(Settings):
-    """Byte-level BPE tokens to a few latent tokens and back."""
+    """Byte-level BPE tokens to a few latent tokens and back, all positions at once."""
 
     kind: Literal["tokens"] = "tokens"
     vocab_size: int = Field(512, ge=260)
-    width: int = 128
-    layers: int = 2
-    latent_tokens: int = 4
-    latent_width: int = 8
-    train: TrainConfig = TrainConfig(steps=1_000, batch_size=64)
+    width: int = Field(128, ge=8)
+    heads: int = Field(4, ge=1)
+    #: blocks of the encoder, and of the decoder
+    depth: int = Field(2, ge=1)
+    latent_tokens: int = Field(4, ge=1)
+    latent_width: int = Field(8, ge=1)
+    #: nats per latent number beside the cross-entropy per token
+    kl_weight: float = Field(1e-2, ge=0)
+    #: share of the encoder's tokens hidden in training
+    token_dropout: float = Field(0.0, ge=0, lt=1)
+    train: TrainConfig = TrainConfig(steps=1_000, batch_size=64, learning_rate=2e-3, warmup_steps=50)
 
 
 class CodecsConfig(Settings):
@@ -62,4 +74,4 @@ class JudgesConfig(Settings):
     #: tables with more classes than this are judged without labels
     max_classes: int = 100
     width: int = 32
-    train: TrainConfig = TrainConfig(steps=400, batch_size=64)
+    train: TrainConfig = TrainConfig(steps=400, batch_size=64, learning_rate=2e-3, warmup_steps=50)

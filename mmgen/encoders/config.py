@@ -10,7 +10,7 @@ from mmgen.settings import Settings
 class EncoderConfig(Settings):
     """One slot's encoder, by its name in the table."""
 
-    kind: Literal["bilstm_text", "bilstm_rows", "cnn_image", "cnn_mel", "resnet18_image"]
+    kind: Literal["bilstm_text", "bilstm_rows", "cnn_image", "cnn_mel", "resnet18_image", "transformer_text"]
     #: width of what it gives out
     width: int = 256
     #: local safetensors to start from; None: random

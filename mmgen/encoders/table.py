@@ -5,6 +5,7 @@ from __future__ import annotations
 from mmgen.encoders.base import Encoder
 from mmgen.encoders.convolutional import ConvEncoder, ResNet18Encoder
 from mmgen.encoders.recurrent import RowsEncoder, TextEncoder
+from mmgen.encoders.transformer import TransformerTextEncoder
 from mmgen.errors import ConfigError, unknown_name
 from mmgen.records import Modality
 
@@ -14,6 +15,7 @@ ENCODERS: dict[str, type[Encoder]] = {
     "cnn_image": ConvEncoder,
     "cnn_mel": ConvEncoder,
     "resnet18_image": ResNet18Encoder,
+    "transformer_text": TransformerTextEncoder,
 }
 
 

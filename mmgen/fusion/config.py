@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
+from mmgen.records import Modality
 from mmgen.settings import Settings
 from mmgen.training.config import PinConfig, TrainConfig
 
@@ -11,10 +14,15 @@ from mmgen.training.config import PinConfig, TrainConfig
 class FusionConfig(Settings):
     """Any subset of slots to one embedding; contrastive between every pair of slots, and a label head."""
 
-    kind: Literal["concat"] = "concat"
-    width: int = 128
+    kind: Literal["concat", "gated"] = "gated"
+    #: D of the embedding
+    width: int = Field(128, ge=8)
+    #: encoder of each modality's slots, by its name in the encoders' table
+    encoders: dict[Modality, str] = Field({"image": "cnn_image", "audio": "cnn_mel", "text": "transformer_text"})
+    #: disturb images and sounds in training
+    augment: bool = True
     #: weight of the label head's loss, where there are labels
     label_weight: float = 1.0
     contrastive_weight: float = 1.0
-    train: TrainConfig = TrainConfig(steps=600, batch_size=128)
+    train: TrainConfig = TrainConfig(steps=500, batch_size=128, learning_rate=2e-3, warmup_steps=50)
     pin: PinConfig = PinConfig()

@@ -15,13 +15,26 @@ class JointFlowConfig(Settings):
     """Joint latent rectified flow, one time per slot."""
 
     kind: Literal["joint_flow"] = "joint_flow"
-    width: int = 512
-    blocks: int = 4
-    #: share of samples whose slots have one time together, for joint sampling
-    shared_time: float = Field(1 / 3, ge=0, le=1)
-    #: chance that the fusion embedding of the given slots is dropped, for guidance
-    condition_dropout: float = Field(0.1, ge=0, le=1)
-    train: TrainConfig = TrainConfig(steps=1_800, batch_size=256, ema_decay=0.999)
+    width: int = Field(512, ge=8)
+    blocks: int = Field(6, ge=1)
+    #: width of the blocks' hidden layer; None: twice the width
+    hidden: int | None = None
+    #: the fusion embeddings of the given slots are a further condition
+    fusion_condition: bool = True
+    #: share of training rows in which every slot that is present is made
+    joint_share: float = Field(1 / 3, ge=0, le=1)
+    #: share of training rows whose slots that are made have one time together, as they have in sampling
+    shared_time: float = Field(0.5, ge=0, le=1)
+    #: chance of a slot to be given, and to be left out, in rows that are not joint
+    given_share: float = Field(0.4, ge=0, le=1)
+    absent_share: float = Field(0.3, ge=0, le=1)
+    #: chance that a given slot comes without its fusion embedding, and that it comes with nothing else
+    condition_dropout: float = Field(0.1, ge=0, le=0.5)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    sampler: Literal["euler", "heun"] = "euler"
+    train: TrainConfig = TrainConfig(
+        steps=1_800, batch_size=256, learning_rate=1e-3, ema_decay=0.999, warmup_steps=100
+    )
     pin: PinConfig = PinConfig()
 
 

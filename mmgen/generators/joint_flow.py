@@ -1,0 +1,280 @@
+"""Joint latent rectified flow over any set of slots: one network for every conditional and for the joint.
+
+Every slot has a role and a time of its own (Bao et al. 2023, arXiv:2303.06555, with the straight paths of Liu et al.
+2022, arXiv:2209.03003): what is given stands at t = 1 (data), what is made moves from t = 0 (noise) to t = 1, what is
+absent is left out. x_t = (1 - t) x_0 + t x_1 and dx_t = x_1 - x_0, with x_0 from N(0, 1).
+
+Shape suffixes: B batch, S slots, T latent tokens, D latent width, E width of a fusion embedding, W network width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmgen.batches import Batch
+from mmgen.errors import ConfigError, unknown_name
+from mmgen.generators.roles import ABSENT, GIVEN, ROLES, TARGET, draw_roles, draw_times
+from mmgen.generators.samplers import State, sampler
+
+TIME_FREQUENCIES = 32
+EMBEDDING_SUFFIX = ".fusion"
+
+
+def embedding_key(slot: str) -> str:
+    """Where a batch holds the fusion embedding (B, 1, E) of `slot`, beside its latents."""
+    return slot + EMBEDDING_SUFFIX
+
+
+class ModulatedBlock(nn.Module):
+    """Residual block whose norm is scaled, shifted and gated by the condition (Peebles & Xie 2023, arXiv:2212.09748).
+
+    The modulation is one projection for all blocks plus a table of each block's own (Chen et al. 2023,
+    arXiv:2310.00426), which is what keeps a step cheap. It starts as the identity.
+    """
+
+    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.table = nn.Parameter(torch.zeros(3, width))
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, h_BW: Tensor, modulation_B3W: Tensor) -> Tensor:
+        scale_BW, shift_BW, gate_BW = (modulation_B3W + self.table).unbind(1)
+        inner_BW = self.norm(h_BW) * (1 + scale_BW) + shift_BW
+        out: Tensor = h_BW + gate_BW * self.down(self.dropout(F.silu(self.up(inner_BW))))
+        return out
+
+
+class JointFlow(nn.Module):
+    """See the module. Latents are expected standardised.
+
+    Args:
+        slots: slot to its latent shape (T, D).
+        width, blocks, hidden: of the residual network on the concatenated latents; hidden None is 2 · width.
+        embedding_width: E, if the fusion embeddings of given slots are a further condition; None: they are not.
+        joint_share: share of training rows in which every present slot is a target.
+        shared_time: share of the rows whose targets have one time together.
+        given_share, absent_share: chances of a slot that is not the row's first target.
+        condition_dropout: chance that a given slot comes without its embedding, and that it comes without its latent.
+        dropout: inside the blocks.
+        sampler: "euler" or "heun".
+    """
+
+    feature_set: ClassVar[Literal["latents", "tensors"]] = "latents"
+
+    def __init__(
+        self,
+        *,
+        slots: Mapping[str, Sequence[int]],
+        width: int = 512,
+        blocks: int = 6,
+        hidden: int | None = None,
+        embedding_width: int | None = None,
+        joint_share: float = 1 / 3,
+        shared_time: float = 0.5,
+        given_share: float = 0.4,
+        absent_share: float = 0.3,
+        condition_dropout: float = 0.1,
+        dropout: float = 0.0,
+        sampler: str = "euler",
+    ) -> None:
+        super().__init__()
+        if not slots:
+            raise ConfigError("joint_flow: wanted at least one slot, came none")
+        self.shapes = {slot: (int(shape[0]), int(shape[1])) for slot, shape in slots.items()}
+        self.embedding_width = embedding_width
+        self.joint_share, self.shared_time = joint_share, shared_time
+        self.given_share, self.absent_share = given_share, absent_share
+        self.condition_dropout, self.sampler = condition_dropout, sampler
+        sizes = {slot: tokens * wide for slot, (tokens, wide) in self.shapes.items()}
+        # ModuleDict refuses names with dots and of its own methods, so slots go by number
+        self.read = nn.ModuleList(nn.Linear(size, width) for size in sizes.values())
+        self.write = nn.ModuleList(nn.Linear(width, size) for size in sizes.values())
+        self.embed = nn.ModuleList(nn.Linear(embedding_width, width) for _ in sizes) if embedding_width else None
+        self.register_buffer("frequencies", torch.exp(torch.linspace(0.0, math.log(64.0), TIME_FREQUENCIES)))
+        self.times = nn.Linear(len(sizes) * 2 * TIME_FREQUENCIES, width)
+        self.roles = nn.Parameter(torch.randn(len(sizes), ROLES, width) * 0.02)
+        self.modulate = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 3 * width))
+        self.blocks = nn.ModuleList(ModulatedBlock(width, hidden or 2 * width, dropout) for _ in range(blocks))
+        self.norm_out = nn.LayerNorm(width)
+        for layer in (self.modulate[-1], *self.write):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """Names of the slots, in order."""
+        return tuple(self.shapes)
+
+    # ------------------------------------------------------------ the field
+
+    def velocity(
+        self, x_t: Mapping[str, Tensor], t_BS: Tensor, roles_BS: Tensor, embeddings: Mapping[str, Tensor] | None = None
+    ) -> State:
+        """dx_t of every slot, (B, T, D) float32.
+
+        x_t: slot to (B, T, D); what is ABSENT is not looked at, and a slot that is left out must be ABSENT.
+        embeddings: slot to (B, E), zeros where there is none; only looked at where a slot is GIVEN.
+        """
+        # sines of large angles need float32 whatever the precision around
+        angles_BSF = 2 * math.pi * t_BS.float()[..., None] * self.frequencies  # type: ignore[operator]
+        waves_BF = torch.cat([angles_BSF.sin(), angles_BSF.cos()], dim=-1).flatten(1)
+        condition_BW = self.times(waves_BF) + self.roles[torch.arange(len(self.slots)), roles_BS].sum(1)
+        h_BW = torch.zeros_like(condition_BW)
+        for number, slot in enumerate(self.slots):
+            if slot in x_t:
+                seen_B1 = (roles_BS[:, number] != ABSENT)[:, None]
+                h_BW = h_BW + seen_B1 * self.read[number](x_t[slot].flatten(1))
+            if self.embed is not None and embeddings and slot in embeddings:
+                given_B1 = (roles_BS[:, number] == GIVEN)[:, None]
+                h_BW = h_BW + given_B1 * self.embed[number](embeddings[slot])
+        modulation_B3W = self.modulate(condition_BW).unflatten(1, (3, -1))
+        for block in self.blocks:
+            h_BW = block(h_BW, modulation_B3W)
+        h_BW = self.norm_out(h_BW)
+        return {
+            slot: write(h_BW).float().unflatten(1, shape)
+            for (slot, shape), write in zip(self.shapes.items(), self.write, strict=True)
+        }
+
+    # ------------------------------------------------------------ training
+
+    def loss(self, batch: Batch, rng: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Rectified flow's squared error of dx_t over the target slots: `loss`, and each slot's as `loss_<slot>`.
+
+        batch: latents of any of the slots (a slot it does not name is missing), masks (B, T), and, under
+        `embedding_key(slot)`, fusion embeddings (B, 1, E). Rows of weight 0 count nothing.
+        """
+        masks = {slot: batch.masks[slot] for slot in self.slots if slot in batch.values}
+        present_BS = self._present(batch)
+        roles_BS = draw_roles(
+            present_BS, joint_share=self.joint_share, given_share=self.given_share,
+            absent_share=self.absent_share, rng=rng,
+        )  # fmt: skip
+        t_BS = draw_times(roles_BS, shared_share=self.shared_time, rng=rng)
+        x_t, wanted = {}, {}
+        for slot, mask_BT in masks.items():
+            # a masked token's number must not get in, not even as 0 · NaN
+            x_1 = batch.values[slot].float().masked_fill(~mask_BT[..., None], 0.0)
+            x_0 = torch.randn(x_1.shape, generator=rng, device=x_1.device)
+            t_B11 = t_BS[:, self.slots.index(slot), None, None]
+            x_t[slot] = ((1 - t_B11) * x_0 + t_B11 * x_1) * mask_BT[..., None]
+            wanted[slot] = x_1 - x_0
+        embeddings = self._embeddings(batch)
+        if self.condition_dropout:
+            x_t, embeddings = self._drop(x_t, embeddings, roles_BS, rng)
+        dx_t = self.velocity(x_t, t_BS, roles_BS, embeddings)
+        each = {}
+        for slot, mask_BT in masks.items():
+            error_BT = (dx_t[slot] - wanted[slot]).square().mean(2)
+            mean_B = (error_BT * mask_BT).sum(1) / mask_BT.sum(1).clamp_min(1)
+            weight_B = batch.weights_B * (roles_BS[:, self.slots.index(slot)] == TARGET)
+            each[slot] = (mean_B * weight_B).sum(), weight_B.sum()
+        total = sum((error for error, _ in each.values()), start=torch.zeros((), device=t_BS.device))
+        count = sum((weight for _, weight in each.values()), start=torch.zeros((), device=t_BS.device))
+        shown = {f"loss_{slot}": (error / weight.clamp_min(1e-8)).detach() for slot, (error, weight) in each.items()}
+        return {"loss": total / count.clamp_min(1e-8), **shown}
+
+    def _present(self, batch: Batch) -> Tensor:
+        """(B, S) bool."""
+        nothing_B = torch.zeros(len(batch), dtype=torch.bool, device=batch.weights_B.device)
+        rows = [batch.masks[slot].any(1) if slot in batch.values else nothing_B for slot in self.slots]
+        return torch.stack(rows, dim=1)
+
+    def _embeddings(self, batch: Batch) -> State:
+        """Slot to (B, E), zeros where a row has none."""
+        if self.embed is None:
+            return {}
+        keys = {slot: embedding_key(slot) for slot in self.slots}
+        return {
+            slot: batch.values[key][:, 0].float().masked_fill(~batch.masks[key][:, :1], 0.0)
+            for slot, key in keys.items() if key in batch.values
+        }  # fmt: skip
+
+    def _drop(
+        self, x_t: State, embeddings: State, roles_BS: Tensor, rng: torch.Generator | None
+    ) -> tuple[State, State]:
+        """Given slots now and then lose their embedding, or keep only it."""
+        draw_BS = torch.rand(roles_BS.shape, generator=rng, device=roles_BS.device)
+        given_BS = roles_BS == GIVEN
+        no_embedding_BS = given_BS & (draw_BS < self.condition_dropout)
+        only_embedding_BS = given_BS & (draw_BS > 1 - self.condition_dropout)
+        kept_e, kept_x = {}, dict(x_t)
+        for slot, e_BE in embeddings.items():
+            number = self.slots.index(slot)
+            kept_e[slot] = e_BE.masked_fill(no_embedding_BS[:, number, None], 0.0)
+            if slot in x_t:
+                # never both: a row without an embedding of its own keeps its latent
+                alone_B = only_embedding_BS[:, number] & e_BE.abs().sum(1).gt(0)
+                kept_x[slot] = x_t[slot].masked_fill(alone_B[:, None, None], 0.0)
+        return kept_x, kept_e
+
+    # ------------------------------------------------------------ sampling
+
+    @torch.no_grad()
+    def sample(
+        self, given: Batch, to: Sequence[str], *, steps: int, guidance: float, rng: torch.Generator | None = None
+    ) -> State:
+        """Latents (B, T, D) of the slots `to`, made together from what `given` holds of the others.
+
+        given: latents and fusion embeddings as in `loss`; a row may lack any slot, and B rows without a slot ask for
+        unconditional samples. What it holds of the slots in `to` is not looked at.
+        steps: of the solver. guidance: 1 follows the model; more moves away from what each slot would be if made
+        alone (Ho & Salimans 2022, arXiv:2207.12598), which also draws slots that are made together towards each other.
+        rng: noise is drawn row by row, so a row's sample does not depend on how many follow it.
+
+        Raises ConfigError for an unknown or repeated slot, none at all, or steps below 1.
+        """
+        self._check_targets(to)
+        present_BS = self._present(given)
+        roles_BS = torch.where(present_BS, GIVEN, ABSENT)
+        targets = [slot for slot in self.slots if slot in to]
+        for slot in targets:
+            roles_BS[:, self.slots.index(slot)] = TARGET
+        known = {slot: given.values[slot].float() * given.masks[slot][..., None]
+                 for slot in self.slots if slot in given.values and slot not in to}  # fmt: skip
+        embeddings = {slot: e_BE for slot, e_BE in self._embeddings(given).items() if slot not in to}
+        x_0 = self._noise(targets, len(given), rng, roles_BS.device)
+
+        def field(x: State, t: float) -> State:
+            return self._guided(x, t, known, roles_BS, embeddings, guidance)
+
+        return sampler(self.sampler)(field, x_0, steps)
+
+    def _check_targets(self, to: Sequence[str]) -> None:
+        if not to or len(set(to)) < len(to):
+            raise ConfigError(f"to: wanted slots, each once, came {', '.join(to) or 'none'}")
+        for slot in to:
+            if slot not in self.shapes:
+                raise ConfigError(unknown_name("slot", slot, self.slots))
+
+    def _noise(self, targets: Sequence[str], count: int, rng: torch.Generator | None, device: torch.device) -> State:
+        shapes = [self.shapes[slot] for slot in targets]
+        size = sum(tokens * wide for tokens, wide in shapes)
+        rows = [torch.randn(size, generator=rng, device=rng.device if rng else device) for _ in range(count)]
+        flat_BN = torch.stack(rows).to(device) if rows else torch.zeros(0, size, device=device)
+        parts = torch.split(flat_BN, [tokens * wide for tokens, wide in shapes], dim=1)
+        return {slot: part.reshape(count, *shape) for slot, part, shape in zip(targets, parts, shapes, strict=True)}
+
+    def _guided(self, x: State, t: float, known: State, roles_BS: Tensor, embeddings: State, guidance: float) -> State:
+        """Velocity of the targets; every target's unguided branch is the same network with all other slots absent."""
+        t_BS = (roles_BS == GIVEN).float() + t * (roles_BS == TARGET).float()
+        together = self.velocity({**known, **x}, t_BS, roles_BS, embeddings)
+        if guidance == 1.0 or (len(x) == 1 and not bool((roles_BS == GIVEN).any())):
+            return {slot: together[slot] for slot in x}
+        guided = {}
+        for slot in x:
+            number = self.slots.index(slot)
+            alone_BS = torch.full_like(roles_BS, ABSENT)
+            alone_BS[:, number] = TARGET
+            alone = self.velocity({slot: x[slot]}, t * (alone_BS == TARGET).float(), alone_BS)[slot]
+            guided[slot] = alone + guidance * (together[slot] - alone)
+        return guided

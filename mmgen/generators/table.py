@@ -1,0 +1,11 @@
+"""Generators by the name that a configuration gives them."""
+
+from __future__ import annotations
+
+from mmgen.generators.concat_baseline import ConcatBaseline
+from mmgen.generators.joint_flow import JointFlow
+
+GENERATORS: dict[str, type[JointFlow] | type[ConcatBaseline]] = {
+    "joint_flow": JointFlow,
+    "concat_baseline": ConcatBaseline,
+}
