@@ -15,13 +15,14 @@ from mmgen.evaluate.intervals import Z_95, Estimate
 
 def unit_scale(e_ND: Tensor) -> Tensor:
     """Vectors scaled to length √D, so that x·y / D in the kernel is their cosine. float64."""
-    e_ND = e_ND.double()
-    return e_ND / e_ND.norm(dim=1, keepdim=True).clamp(min=1e-12) * math.sqrt(e_ND.shape[1])
+    unit_ND: Tensor = torch.nn.functional.normalize(e_ND.double(), dim=1)
+    return unit_ND * math.sqrt(e_ND.shape[1])
 
 
 def kernel(x_ND: Tensor, y_MD: Tensor) -> Tensor:
     """The cubic kernel of every pair, (N, M) float64."""
-    return (x_ND.double() @ y_MD.double().T / x_ND.shape[1] + 1).pow(3)
+    products_NM: Tensor = x_ND.double() @ y_MD.double().T / x_ND.shape[1]
+    return (products_NM + 1).pow(3)
 
 
 def kernel_distance(x_ND: Tensor, y_MD: Tensor) -> Estimate:

@@ -30,8 +30,10 @@ class MultiModalEncoder(nn.Module):
 
     def __init__(self, encoders: Mapping[str, nn.Module], widths: Mapping[str, int]) -> None:
         super().__init__()
-        self.encoders = nn.ModuleDict(dict(encoders))
+        # ModuleDict refuses names with dots and of its own methods, so slots go by number
+        self.encoders = nn.ModuleList(encoders.values())
         self.widths = dict(widths)
+        self.slots = tuple(encoders)
 
     @property
     def width(self) -> int:
@@ -40,9 +42,10 @@ class MultiModalEncoder(nn.Module):
 
     def forward(self, values: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """values: slot → value; present: slot → (B,) bool. Returns z_BD."""
-        return torch.cat([self._slot(slot, values[slot], present[slot]) for slot in self.encoders], dim=1)
+        return torch.cat([self._slot(slot, values[slot], present[slot]) for slot in self.slots], dim=1)
 
     def _slot(self, slot: str, value: Tensor, present_B: Tensor) -> Tensor:
+        encoder = self.encoders[self.slots.index(slot)]
         e_BD = value.new_zeros((len(present_B), self.widths[slot]), dtype=torch.float32)
         rows = present_B.nonzero().squeeze(1)
         if len(rows) == 0:
@@ -50,7 +53,7 @@ class MultiModalEncoder(nn.Module):
         # only present rows are encoded, so zeros of absent ones never enter a batch norm's statistics;
         # a lone row is taken twice because a batch norm over one value has no variance
         chosen = rows.repeat(2) if self.training and len(rows) == 1 else rows
-        encoded = self.encoders[slot](value[chosen])[: len(rows)]
+        encoded = encoder(value[chosen])[: len(rows)]
         return e_BD.index_copy(0, rows, encoded.float())
 
 

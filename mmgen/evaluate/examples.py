@@ -1,0 +1,123 @@
+"""What people look at: a grid of made pictures per direction, and single examples of every direction as files."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from mmgen.batches import Batch
+from mmgen.evaluate.measure import Maker, Sampling, having, make
+from mmgen.preprocess.image import ImagePreprocess
+from mmgen.preprocess.table import Preprocess
+from mmgen.preprocess.text import TextPreprocess
+
+#: conditions of a grid, and samples beside each
+GRID_ROWS, GRID_COLUMNS = 10, 8
+#: single examples of each direction
+EXAMPLES = 4
+#: a picture is shown at least this large
+CELL_PX = 64
+TEXT_PX, GAP_PX, LINE_CHARACTERS = 200, 4, 30
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleFile:
+    """One file to keep. role: "grid" or "example". facts: what a page needs to show it."""
+
+    name: str
+    data: bytes
+    role: str
+    facts: dict[str, str | int]
+
+
+def chosen(real: Batch, given: str, count: int) -> Tensor:
+    """At most `count` rows that have `given`: the first of each class in turn, so that all classes show."""
+    rows = having(real, given)
+    labels = real.labels_B[rows].tolist()
+    turn: dict[int, int] = {}
+    order = []
+    for place, label in enumerate(labels):
+        order.append((turn.get(label, 0), label, place))
+        turn[label] = turn.get(label, 0) + 1
+    return rows[[place for _, _, place in sorted(order)[:count]]]
+
+
+def direction_files(
+    how: Mapping[str, Preprocess], maker: Maker, real: Batch, given: str, to: str, sampling: Sampling, first: int
+) -> list[ExampleFile]:
+    """Examples of one direction (numbered from `first`), and its grid if it makes pictures."""
+    rows = chosen(real, given, EXAMPLES)
+    if len(rows) == 0:
+        return []
+    made = make(maker, real, [given], [to], rows, sampling)[to]
+    sides = (("given", given, real.values[given][rows]), ("made", to, made))
+    found = []
+    for side, slot, value in sides:
+        for number, data in enumerate(how[slot].files(value), start=first):
+            name = f"examples/{number:03d}-{side}-{slot}.{how[slot].extension}"
+            found.append(ExampleFile(name, data, "example", {"example": number, "side": side, "slot": slot}))
+    if isinstance(how[to], ImagePreprocess):
+        found.append(_direction_grid(how, maker, real, given, to, sampling))
+    return found
+
+
+def _direction_grid(
+    how: Mapping[str, Preprocess], maker: Maker, real: Batch, given: str, to: str, sampling: Sampling
+) -> ExampleFile:
+    rows = chosen(real, given, GRID_ROWS)
+    made = make(maker, real, [given], [to], rows.repeat_interleave(GRID_COLUMNS), sampling)[to]
+    shown = pictures(how[to], made)
+    beside = conditions(how[given], real.values[given][rows])
+    lines = [shown[start : start + GRID_COLUMNS] for start in range(0, len(shown), GRID_COLUMNS)]
+    facts: dict[str, str | int] = {"title": f"{given} → {to}", "given": given, "made": to}
+    return ExampleFile(f"grid-{given}-{to}.png", grid(beside, lines), "grid", facts)
+
+
+def pictures(how: Preprocess, value: Tensor) -> list[Pixels]:
+    """Each of (B, …) as pixels (H, W, C): an image as it is, a spectrogram with low tones below."""
+    if isinstance(how, ImagePreprocess):
+        return list(how.pixels(value.detach().cpu()).permute(0, 2, 3, 1).numpy())
+    level_BMT = ((value.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).to(torch.uint8)
+    return list(level_BMT.flip(1).unsqueeze(-1).numpy())
+
+
+def conditions(how: Preprocess, value: Tensor) -> Sequence[str | Pixels]:
+    """Each of (B, …) as what stands beside a row of a grid."""
+    return how.texts(value) if isinstance(how, TextPreprocess) else pictures(how, value)
+
+
+def grid(beside: Sequence[str | Pixels], lines: Sequence[Sequence[Pixels]]) -> bytes:
+    """A PNG: one line per condition, the condition on the left, pictures to its right."""
+    cell = max(CELL_PX, lines[0][0].shape[0])
+    texts = any(isinstance(each, str) for each in beside)
+    left = TEXT_PX if texts else cell + 3 * GAP_PX
+    step = cell + GAP_PX
+    sheet = Image.new("RGB", (left + step * len(lines[0]), step * len(lines)), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    for down, (condition, line) in enumerate(zip(beside, lines, strict=True)):
+        if isinstance(condition, str):
+            words = "\n".join(textwrap.wrap(condition, LINE_CHARACTERS)[:4])
+            pen.multiline_text((4, down * step + 4), words, fill="black", font=font)
+        else:
+            sheet.paste(_square(condition, cell), (0, down * step))
+        for across, picture in enumerate(line):
+            sheet.paste(_square(picture, cell), (left + across * step, down * step))
+    sink = io.BytesIO()
+    sheet.save(sink, "PNG")
+    return sink.getvalue()
+
+
+def _square(pixels: Pixels, side: int) -> Image.Image:
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
+    # whole pixels, so that small pictures are seen as they are
+    return image.resize((side, side), Image.Resampling.NEAREST)
