@@ -23,7 +23,7 @@ from mmgen.tars import safe_key
 MAX_TASKS = 200
 
 
-def ingest(config: Config, _inputs: Mapping[str, Artifact], runtime: Runtime) -> Artifact:
+def ingest(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> Artifact:
     """Read the source of `config` into a staging.
 
     facts: {"inputs", "rows", "rejected", "reasons"}; inputs = rows with facts + rows rejected as a whole.
@@ -42,7 +42,7 @@ def ingest(config: Config, _inputs: Mapping[str, Artifact], runtime: Runtime) ->
     share = -(-len(fresh) // MAX_TASKS) or 1
     work = [(runtime.store.uri, tuple(fresh[at : at + share]), slots, checks) for at in range(0, len(fresh), share)]
     runtime.map("ingest", stage, work, runtime.workers)
-    return _commit(config, runtime, names, plans.digest(), fresh=len(fresh))
+    return _commit(config, inputs, runtime, names, plans.digest(), fresh=len(fresh))
 
 
 def source_digest(config: Config, runtime: Runtime) -> str:
@@ -56,21 +56,27 @@ def source_digest(config: Config, runtime: Runtime) -> str:
     return plans.digest()
 
 
-def _commit(config: Config, runtime: Runtime, names: list[str], digest: str, *, fresh: int) -> Artifact:
+def _commit(
+    config: Config, inputs: Mapping[str, Artifact], runtime: Runtime, names: list[str], digest: str, *, fresh: int
+) -> Artifact:
     batches = [(name, find_batch(runtime.store, name)) for name in names]
     whole = [batch for _, batch in batches if batch is not None]
     if len(whole) != len(batches):
         lost = next(name for name, batch in batches if batch is None)
         raise IntegrityError(f"staging batch {lost[:12]} is not whole after it was written; run ingest again")
-    mine = identity("ingest", config, {}, digest)
+    mine = identity("ingest", config, inputs, digest)
     draft = Draft(runtime.store, "staging", config.name, mine.fingerprint)
     for batch in whole:
         for entry in batch.files:
             draft.adopt(entry)
     return draft.commit(
-        step="ingest", config=mine.config, inputs={}, facts=_count(whole), pin=mine.pin,
+        step="ingest",
+        config=mine.config,
+        inputs={role: each.link for role, each in inputs.items()},
+        facts=_count(whole),
+        pin=mine.pin,
         circumstance=circumstance(source=config.source.path, batches=len(names), batches_read=fresh),
-    )  # fmt: skip
+    )
 
 
 def _count(batches: list[Batch]) -> dict[str, Any]:
