@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from mmgen import artifact as artifacts
 from mmgen.artifact import KINDS, Artifact, Kind, Reference
@@ -17,6 +16,7 @@ from mmgen.errors import ConfigError, UnknownReference, unknown_name
 from mmgen.store import Store
 
 _MLFLOW_REFERENCE = re.compile(r"models:/(?P<name>[^@/]+)(?:/(?P<version>\d+|latest)|@(?P<alias>[A-Za-z0-9._-]+))")
+#: role and folder of the files of a model package
 PACKAGE = "package"
 
 
@@ -62,15 +62,6 @@ def holder(store: Store, name: str, alias: str) -> Artifact:
 def promotion_of(store: Store, model: Artifact) -> Artifact | None:
     """The newest promotion of this model version."""
     return next((line for line in ledger(store, model.name) if line.facts["model"] == model.ref), None)
-
-
-def is_reference(text: str) -> bool:
-    """Whether `text` has the form of a reference (and so is no path)."""
-    try:
-        Reference.parse(text)
-    except UnknownReference:
-        return bool(_MLFLOW_REFERENCE.fullmatch(text))
-    return True
 
 
 def resolve(reference: str, store: Store) -> Artifact:
@@ -151,12 +142,3 @@ def lineage(store: Store, inputs: Mapping[str, Artifact]) -> dict[str, Artifact]
             if upstream in ("features", "dataset") and upstream not in found:
                 found[upstream] = artifacts.load_link(store, link)
     return found
-
-
-def package_folder(store: Store, promotion: Artifact) -> Path:
-    """The local folder of a promotion's package: the store's own, or a copy in the cache of a remote one."""
-    paths = [store.local_path(entry.path) for entry in promotion.by_role(PACKAGE)]
-    root = f"{promotion.folder}/{PACKAGE}/"
-    first = promotion.by_role(PACKAGE)[0].path
-    assert first.startswith(root), f"{first} lies outside {root}"
-    return paths[0].parents[first.removeprefix(root).count("/")]

@@ -84,12 +84,9 @@ def register(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -
     parts = promotions.lineage(store, inputs)
     alias, why = _decide(config, parts["scores"])
     draft = Draft(store, "promotion", config.name, what.fingerprint)
-    with tempfile.TemporaryDirectory(prefix="mmgen-") as scratch:
-        package = Path(scratch) / promotions.PACKAGE
-        generate.save_package(store, parts["codecs"], parts["fusion"], parts["generator"], package)
-        for path in sorted(each for each in package.rglob("*") if each.is_file()):
-            inside = path.relative_to(package).as_posix()
-            draft.put(f"{promotions.PACKAGE}/{inside}", path.read_bytes(), promotions.PACKAGE)
+    package = generate.package_files(store, parts["codecs"], parts["fusion"], parts["generator"])
+    for name, data in sorted(package.items()):
+        draft.put(f"{promotions.PACKAGE}/{name}", data, promotions.PACKAGE)
     page, twin = card.render(store, parts, name=config.name, alias=alias, why=why)
     draft.put("card.html", page, "card")
     draft.put("card.json", twin, "card-json")
@@ -272,11 +269,10 @@ def _log_model(
 ) -> LoggedModel:
     """Log the package with the code that serves it."""
     package = scratch / promotions.PACKAGE
+    package.mkdir()
     for entry in line.files:
         if entry.role == promotions.PACKAGE:
-            target = package / entry.path.split(f"/{promotions.PACKAGE}/", 1)[1]
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(store.read(entry.path))
+            (package / Path(entry.path).name).write_bytes(store.read(entry.path))
     model = client.create_logged_model(experiment, name=line.name, source_run_id=run, model_type="any-to-any generator")
     mlflow.pyfunc.save_model(
         path=str(scratch / "model"),
@@ -298,7 +294,7 @@ def signature(slots: Mapping[str, str]) -> ModelSignature:
     ]
     whole, real = DataType.long, DataType.double
     params = [
-        ParamSpec("to", DataType.string, ",".join(slots)),
+        ParamSpec("to", DataType.string, ""),
         ParamSpec("num", whole, 1),
         ParamSpec("guidance", real, -1.0),
         ParamSpec("steps", whole, -1),

@@ -24,9 +24,10 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined
     """Any slots to any slots, a row of conditions at a time.
 
     model_input: one column per slot: text as a string, image and audio as the bytes of a file; an empty cell is a slot
-    that is not given. params: to (comma-separated slots), num (samples per row), guidance, steps, seed.
-    predict returns a table with `row` (0-based number of the condition), `sample` (0 … num-1) and a column per slot of
-    `to`: text as a string, image as PNG bytes, audio as WAV bytes.
+    that is not given. params: to (slots joined by commas; none: all that are not given), num (samples per row),
+    guidance, steps (negative: the package's own), seed. The answer is a table with `row` (number of the condition,
+    from 0), `sample` (0 … num-1) and a column per slot of `to`: text as a string, image as the bytes of a PNG, audio as
+    those of a WAV.
     """
 
     def load_context(self, context: Any) -> None:
