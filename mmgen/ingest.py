@@ -13,7 +13,7 @@ from mmgen.identity import SCHEMA_VERSION, STEP_VERSIONS, config_part, identity
 from mmgen.records import MediaRef, Rejection, Sample
 from mmgen.runtime import Runtime, circumstance
 from mmgen.sources.digests import DigestCache
-from mmgen.sources.rows import Row
+from mmgen.sources.rows import Row, with_clean_text
 from mmgen.sources.table import open_source
 from mmgen.staging import Batch, find_batch, stage, write_plan
 from mmgen.store import sha256
@@ -121,7 +121,7 @@ class _Plans:
             if row.number != at:
                 raise IntegrityError(f"source: row {row.number} came where row {at} was due")
             at += 1
-            planned, embedded, size = self._plan(row)
+            planned, embedded, size = self._plan(with_clean_text(row))
             full = len(plan.rows) >= limits.batch_rows or plan.size_bytes + size > limits.batch_bytes
             if full and plan.rows:
                 yield self._named(plan)

@@ -229,9 +229,7 @@ class _Stager:
 def _read_span(uri: str, span: Sequence[int] | None, size: int) -> bytes:
     if span is None:
         return read_uri(uri, limit_bytes=size)
-    with open(uri, "rb") as stream:
-        stream.seek(span[0])
-        return stream.read(span[1])
+    return read_uri(uri, offset=span[0], limit_bytes=span[1])[: span[1]]
 
 
 def _rejections(row: int, key: str, slot: str, probe: Probe) -> list[Rejection]:

@@ -195,13 +195,21 @@ def _fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def read_uri(uri: str, *, limit_bytes: int | None = None) -> bytes:
-    """Bytes of a source's file, local or remote; at most `limit_bytes` + 1 of them, so a caller can tell more.
+def open_uri(uri: str) -> Any:
+    """A readable, seekable binary stream of a source's file, local or remote. Raises FileNotFoundError, StoreError."""
+    with _outside("read", uri):
+        # a local file needs none of fsspec's look-ups, which cost more than reading a small one
+        return open(uri, "rb") if "://" not in uri else fsspec.open(uri, "rb").open()
+
+
+def read_uri(uri: str, *, limit_bytes: int | None = None, offset: int = 0) -> bytes:
+    """Bytes of a source's file from `offset`; at most `limit_bytes` + 1 of them, so a caller can tell more.
 
     Raises FileNotFoundError, StoreError.
     """
-    # a local file needs none of fsspec's look-ups, which cost more than reading a small one
-    with _outside("read", uri), open(uri, "rb") if "://" not in uri else fsspec.open(uri, "rb") as stream:
+    with open_uri(uri) as stream, _outside("read", uri):
+        if offset:
+            stream.seek(offset)
         return bytes(stream.read() if limit_bytes is None else stream.read(limit_bytes + 1))
 
 

@@ -121,13 +121,13 @@ def _is_link(path: str) -> bool:
 
 def to_row(number: int, record: Mapping[str, Any], columns: Columns, roots: Roots) -> Row:
     """The row of a table's record. Cells that are null or blank are missing, which is normal."""
-    key = str(number) if columns.key is None else _plain(record.get(columns.key))
+    key = str(number) if columns.key is None else plain(record.get(columns.key))
     if not key:
         return rejected(number, "", "missing_key", f"column '{columns.key}' is empty")
     texts = {
         slot: found
         for slot, names in columns.texts.items()
-        if (found := tuple(text for name in names for text in _alternatives(record.get(name))))
+        if (found := tuple(text for name in names for text in alternatives(record.get(name))))
     }
     media: dict[str, MediaRef] = {}
     rejections = []
@@ -136,12 +136,12 @@ def to_row(number: int, record: Mapping[str, Any], columns: Columns, roots: Root
             if (ref := _media(record.get(name), roots)) is not None:
                 media[slot] = ref
         except Refused as error:
-            message = f"'{_plain(record.get(name))}': {error}"
+            message = f"'{plain(record.get(name))}': {error}"
             rejections.append(Rejection(number, key, "source", slot, "path_refused", "reject", message))
     sample = Sample(
         number, key, texts, media,
         label=_label(record, columns.label), group=_label(record, columns.group), split=_label(record, columns.split),
-        meta={name: value for name in columns.meta if (value := _plain(record.get(name)))},
+        meta={name: value for name in columns.meta if (value := plain(record.get(name)))},
     )  # fmt: skip
     return Row(number, sample, tuple(rejections))
 
@@ -151,11 +151,34 @@ def rejected(number: int, key: str, reason: str, message: str) -> Row:
     return Row(number, None, (Rejection(number, key, "source", None, reason, "reject", message),))
 
 
+def with_clean_text(row: Row) -> Row:
+    """`row`, rejected if any of its words cannot be written as UTF-8: they came from other bytes than UTF-8's."""
+    sample = row.sample
+    if sample is None:
+        return row
+    words = [sample.key, sample.label, sample.group, sample.split, *sample.meta.values()]
+    words += [text for texts in sample.texts.values() for text in texts]
+    words += [ref.written for ref in sample.media.values()] + [each.message for each in row.rejections]
+    if all(word is None or word.isascii() or _is_clean(word) for word in words):
+        return row
+    return rejected(
+        row.number, sample.key.encode("utf-8", "backslashreplace").decode(), "not_utf8", "a cell is not UTF-8"
+    )
+
+
+def _is_clean(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _label(record: Mapping[str, Any], column: str | None) -> str | None:
-    return (_plain(record.get(column)).strip() or None) if column is not None else None
+    return (plain(record.get(column)).strip() or None) if column is not None else None
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
     """A cell as text, empty for null."""
     if value is None or isinstance(value, str):
         return value or ""
@@ -167,9 +190,10 @@ def _plain(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _alternatives(value: Any) -> list[str]:
+def alternatives(value: Any) -> list[str]:
+    """The texts of a cell: one, or those of a list; blank ones are none."""
     values = value if isinstance(value, list | tuple) else [value]
-    return [text for each in values if (text := _plain(each))]
+    return [text for each in values if (text := plain(each))]
 
 
 def _media(value: Any, roots: Roots) -> MediaRef | None:
@@ -179,5 +203,5 @@ def _media(value: Any, roots: Roots) -> MediaRef | None:
         value = data if isinstance(data, bytes) else value.get("path")
     if isinstance(value, bytes):
         return MediaRef(None, value, f"{len(value)} embedded bytes")
-    written = _plain(value)
+    written = plain(value)
     return MediaRef(roots.resolve(written.strip()), None, written) if written.strip() else None

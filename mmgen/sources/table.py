@@ -4,20 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from mmgen.errors import ConfigError, unknown_name
 from mmgen.modalities.config import SlotConfig
 from mmgen.records import Modality
+from mmgen.sources.archives import ArchiveSource
 from mmgen.sources.config import SourceConfig
+from mmgen.sources.folder import FolderSource
 from mmgen.sources.rows import Columns, Source
 from mmgen.sources.tabular import TableSource
 
-SOURCES: dict[str, Callable[[SourceConfig, Columns], Source]] = {
-    "table": TableSource,
+
+def _table(config: SourceConfig, slots: Mapping[str, SlotConfig]) -> Source:
+    return TableSource(config, columns(config, slots))
+
+
+SOURCES: dict[str, Callable[[SourceConfig, Mapping[str, SlotConfig]], Source]] = {
+    "table": _table,
+    "folder": FolderSource,
+    "webdataset": ArchiveSource,
 }
 
 
 def open_source(config: SourceConfig, slots: Mapping[str, SlotConfig]) -> Source:
     """The source that `config` declares, with the slots that are active."""
-    return SOURCES[config.kind](config, columns(config, slots))
+    if config.kind not in SOURCES:
+        raise ConfigError(f"source.kind: {unknown_name('kind', config.kind, SOURCES)}")
+    return SOURCES[config.kind](config, slots)
 
 
 def columns(config: SourceConfig, slots: Mapping[str, SlotConfig]) -> Columns:

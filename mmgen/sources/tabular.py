@@ -51,8 +51,6 @@ class TableSource:
         for number, record in enumerate(records):
             if isinstance(record, Bad):
                 yield rejected(number, "", record.reason, record.message)
-            elif any(isinstance(cell, str) and not cell.isascii() and not _clean(cell) for cell in record.values()):
-                yield rejected(number, "", "not_utf8", "a cell is not UTF-8")
             else:
                 yield to_row(number, record, self.columns, self.roots)
 
@@ -133,15 +131,6 @@ def _csv_records(reader: Any, names: list[str], text: io.TextIOWrapper) -> Itera
             else:
                 reason = "short_row" if len(cells) < len(names) else "long_row"
                 yield Bad(reason, f"line {reader.line_num}: wanted {len(names)} cells, came {len(cells)}")
-
-
-def _clean(cell: str) -> bool:
-    """Whether a cell came from valid UTF-8: what did not is held in lone surrogates."""
-    try:
-        cell.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 # ---------------------------------------------------------------- JSON

@@ -1,0 +1,69 @@
+"""Folders: files of one stem are one sample, with `.txt` and `.json` beside them.
+
+`a/001.png`, `a/001.wav`, `a/001.txt`, `a/001.json` make the sample `a/001`; so do `images/001.png` and `audio/001.wav`
+make `001`: a folder named like a slot or a modality says what lies in it and is no part of the key.
+Several slots of one modality are told apart by `<stem>.<slot>.<ext>`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+
+from mmgen.errors import SourceError
+from mmgen.modalities.config import SlotConfig
+from mmgen.records import MediaRef
+from mmgen.sources.config import SourceConfig
+from mmgen.sources.grouped import Grouping, Part
+from mmgen.sources.rows import Refused, Roots, Row
+from mmgen.store import list_uri, read_uri
+
+FOLDER_NAMES = frozenset(("image", "images", "img", "audio", "audios", "wav", "wavs", "text", "texts", "captions"))
+
+
+class FolderSource:
+    """All files below a folder, links followed only within it."""
+
+    def __init__(self, config: SourceConfig, slots: Mapping[str, SlotConfig]) -> None:
+        self.path = config.path.rstrip("/") if "://" in config.path else os.path.abspath(config.path)
+        self.slots, self.grouping = slots, Grouping(config, slots)
+        self.roots = Roots(self.path, config.allow_roots)
+
+    def rows(self) -> Iterator[Row]:
+        """In the order of their stems. See `Source.rows`."""
+        if "://" not in self.path and not os.path.isdir(self.path):
+            raise SourceError(f"source.path: {self.path}: no such folder")
+        groups: dict[str, list[Part]] = {}
+        for uri in list_uri(self.path):
+            relative = uri[len(self.path) :].lstrip("/")
+            if any(piece.startswith(".") for piece in relative.split("/")):
+                continue
+            stem, part = self._part(relative, uri)
+            if self.grouping.useful(part):
+                groups.setdefault(stem, []).append(part)
+        for number, stem in enumerate(sorted(groups)):
+            yield self.grouping.row(number, stem, groups[stem])
+
+    def _part(self, relative: str, uri: str) -> tuple[str, Part]:
+        folder, _, name = relative.rpartition("/")
+        stem, _, ext = name.rpartition(".")
+        slot = None
+        before, _, last = stem.rpartition(".")
+        if before and last in self.slots:
+            stem, slot = before, last
+        pieces = folder.split("/") if folder else []
+        for piece in pieces:
+            if slot is None and piece in self.slots:
+                slot = piece
+        kept = [piece for piece in pieces if piece.lower() not in FOLDER_NAMES and piece not in self.slots]
+        refused = None
+        try:
+            self.roots.resolve(uri)
+        except Refused as error:
+            refused = str(error)
+        part = Part(relative, slot, ext.lower(), MediaRef(uri, None, relative), _reader(uri, refused), refused)
+        return "/".join([*kept, stem or name]), part
+
+
+def _reader(uri: str, refused: str | None) -> Callable[[int], bytes]:
+    return lambda limit: b"" if refused else read_uri(uri, limit_bytes=limit)
