@@ -21,9 +21,7 @@ from mmgen.artifact import Artifact, canonical_json
 from mmgen.batches import Batch
 from mmgen.codec_set import CodecSet
 from mmgen.errors import ConfigError, IntegrityError, UnknownReference, unknown_name
-from mmgen.fusion.table import FUSIONS
-from mmgen.generators.table import GENERATORS
-from mmgen.maker import Maker, load_network
+from mmgen.maker import Maker, load_network, new_fusion, new_generator
 from mmgen.preprocess.text import TextPreprocess
 from mmgen.store import Store, read_uri
 from mmgen.training.loop import seed_of
@@ -272,8 +270,8 @@ def _assembled(files: Mapping[str, bytes], where: str, device: str) -> Model:
     )
     target = pick_device(device)
     networks = [
-        load_network(table, about[part], files[about[part]["weights"]], f"{where}: {part}").to(target)
-        for part, table in (("fusion", FUSIONS), ("generator", GENERATORS))
+        load_network(make, about[part], files[about[part]["weights"]]).to(target)
+        for part, make in (("fusion", new_fusion), ("generator", new_generator))
     ]
     return Model(Maker(codecs.to(target), networks[0], networks[1], target), about)
 

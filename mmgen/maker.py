@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,55 +13,72 @@ from torch import Tensor, nn
 from mmgen.artifact import Artifact
 from mmgen.batches import Batch, Samples
 from mmgen.codec_set import CodecSet, load_weights
-from mmgen.errors import IntegrityError, unknown_name
-from mmgen.fusion.table import FUSIONS
+from mmgen.errors import ConfigError, unknown_name
+from mmgen.fusion.table import make_fusion
 from mmgen.generators.joint_flow import embedding_key
 from mmgen.generators.table import GENERATORS
 from mmgen.store import Store
 
+# rows that go through a network at once
+ROWS = 256
 
-def load_network(table: Mapping[str, Any], spec: Mapping[str, Any], weights: bytes, what: str) -> nn.Module:
+
+def new_fusion(spec: Mapping[str, Any]) -> nn.Module:
+    """A fresh fusion model of {"kind", "args"}. Raises ConfigError for an unknown kind."""
+    return make_fusion(spec["kind"], **spec["args"])
+
+
+def new_generator(spec: Mapping[str, Any]) -> nn.Module:
+    """A fresh generator of {"kind", "args"}. Raises ConfigError for an unknown kind."""
+    if spec["kind"] not in GENERATORS:
+        raise ConfigError(unknown_name("generator", spec["kind"], GENERATORS))
+    made: nn.Module = GENERATORS[spec["kind"]](**spec["args"])
+    return made
+
+
+def load_network(make: Callable[[Mapping[str, Any]], nn.Module], spec: Mapping[str, Any], weights: bytes) -> nn.Module:
     """A trained network from {"kind", "args"} and safetensors bytes, without gradients. Raises IntegrityError."""
-    if spec["kind"] not in table:
-        raise IntegrityError(f"{what}: {unknown_name('kind', spec['kind'], table)}")
     # where an encoder's first weights came from is history by now
-    args = {name: value for name, value in spec["args"].items() if name != "weights"}
-    made: nn.Module = table[spec["kind"]](**args)
-    load_weights(made, weights, what)
-    return made.eval().requires_grad_(False)
+    network = make({"kind": spec["kind"], "args": {k: v for k, v in spec["args"].items() if k != "weights"}})
+    load_weights(network, weights, spec["kind"])
+    return network.eval().requires_grad_(False)
 
 
 def load_fusion(store: Store, fusion: Artifact, device: torch.device | str = "cpu") -> nn.Module:
     """The network of a model:name-fusion."""
-    return load_network(FUSIONS, fusion.facts, store.read(fusion.file("weights").path), fusion.ref).to(device)
+    return load_network(new_fusion, fusion.facts, store.read(fusion.file("weights").path)).to(device)
 
 
 @torch.no_grad()
-def embed_slot(fusion: nn.Module, slot: str, z_BTD: Tensor) -> Tensor:
-    """The fusion embedding (B, E) of one slot's latents alone."""
+def embed_slot(fusion: nn.Module, slot: str, value: Tensor) -> Tensor:
+    """The fusion embedding (B, E) of one slot's values (B, …) alone."""
     network: Any = fusion
-    count, tokens = z_BTD.shape[:2]
-    present = torch.ones((count, tokens), dtype=torch.bool, device=z_BTD.device)
-    none, ones = torch.full((count,), -1, device=z_BTD.device), torch.ones(count, device=z_BTD.device)
-    batch = Batch({slot: z_BTD}, {slot: present}, none, ones, [""] * count)
-    e_BSD = network.slot_embeddings(batch)
-    mask_BS = torch.zeros(e_BSD.shape[:2], dtype=torch.bool, device=z_BTD.device)
-    mask_BS[:, list(network.slots).index(slot)] = True
-    embedded: Tensor = network.fuse(e_BSD, mask_BS)
+    count, device = len(value), value.device
+    present = torch.ones((count, 1), dtype=torch.bool, device=device)
+    none, ones = torch.full((count,), -1, device=device), torch.ones(count, device=device)
+    batch = Batch({slot: value}, {slot: present}, none, ones, [""] * count)
+    embedded: Tensor = network.fuse(network.slot_embeddings(batch), network.mask(batch))
     return embedded.float()
 
 
-def with_embeddings(samples: Samples, fusion: nn.Module, device: torch.device) -> Samples:
-    """`samples` (latents) with each slot's own fusion embedding (1, E) beside it, for every alternative."""
-    for slot in list(samples.layouts):
-        found = []
-        for shard in samples.shards:
+def with_embeddings(
+    latents: Samples, tensors: Samples, fusion: nn.Module, codecs: CodecSet, device: torch.device
+) -> Samples:
+    """`latents` with each slot's own fusion embedding (1, E) beside it, for every alternative.
+
+    tensors: the same samples of the other feature set, which the fusion model reads.
+    """
+    for slot, how in codecs.preprocesses.items():
+        found: list[np.ndarray | None] = []
+        for shard in tensors.shards:
             rows = shard.slots[slot].rows
-            made = [embed_slot(fusion, slot, torch.from_numpy(np.array(rows[at : at + 1024])).to(device)).cpu().numpy()
-                    for at in range(0, len(rows), 1024)]  # fmt: skip
+            made = [
+                embed_slot(fusion, slot, how.value(torch.from_numpy(np.array(rows[at : at + ROWS])).to(device))).cpu().numpy()
+                for at in range(0, len(rows), ROWS)
+            ]
             found.append(np.concatenate(made)[:, None] if made else None)
-        samples = samples.beside(slot, embedding_key(slot), found)
-    return samples
+        latents = latents.beside(slot, embedding_key(slot), found)
+    return latents
 
 
 @dataclass(frozen=True)
@@ -82,13 +99,13 @@ class Maker:
         return cls(
             CodecSet.load(store, codecs).to(device),
             load_fusion(store, fusion, device),
-            load_network(GENERATORS, generator.facts, weights, generator.ref).to(device),
+            load_network(new_generator, generator.facts, weights).to(device),
             torch.device(device),
         )
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """All slots, in the order of the configuration."""
+        """All slots, in the order of their names."""
         return tuple(self.codecs.slots)
 
     @property
@@ -112,10 +129,13 @@ class Maker:
     def conditions(self, given: Batch) -> Batch:
         """Latents, and beside them each present slot's own fusion embedding, as the generator was trained with."""
         batch = self.latents(given)
+        if not getattr(self.generator, "embedding_width", None):
+            return batch
         values, masks = dict(batch.values), dict(batch.masks)
-        for slot in batch.values:
-            values[embedding_key(slot)] = embed_slot(self.fusion, slot, batch.values[slot])[:, None]
-            masks[embedding_key(slot)] = batch.masks[slot][:, :1]
+        for slot, value in given.values.items():
+            key, mask = embedding_key(slot), given.masks[slot].any(dim=1, keepdim=True)
+            values[key] = embed_slot(self.fusion, slot, value)[:, None]
+            masks[key] = mask
         return replace(batch, values=values, masks=masks)
 
     @torch.no_grad()
@@ -132,8 +152,6 @@ class Maker:
 
     @torch.no_grad()
     def embed(self, given: Batch) -> Tensor:
-        """Fusion embeddings e_BD of whatever slots are present in `given` (`tensors` values)."""
-        fusion: Any = self.fusion
-        batch = self.latents(given)
-        embedded: Tensor = fusion.fuse(fusion.slot_embeddings(batch), batch.mask_BS)
+        """Fusion embeddings (B, E) of whatever slots are present in `given` (`tensors` values)."""
+        embedded: Tensor = self.fusion(given)
         return embedded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,18 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmgen.artifact import Artifact, Draft
+from mmgen.artifact import Artifact, Draft, canonical_json
 from mmgen.batches import Batch, Loader, Samples, open_samples
 from mmgen.codec_set import CodecSet, weights_of
 from mmgen.config import Config
-from mmgen.errors import ConfigError, unknown_name
+from mmgen.errors import ConfigError
 from mmgen.features import FeatureSet
 from mmgen.fit import history
-from mmgen.fusion.table import FUSIONS
-from mmgen.generators.config import ConcatBaselineConfig
+from mmgen.generators.config import ConcatBaselineConfig, JointFlowConfig
 from mmgen.generators.table import GENERATORS
 from mmgen.identity import Identity, identity
-from mmgen.maker import load_fusion, with_embeddings
+from mmgen.maker import load_fusion, new_fusion, new_generator, with_embeddings
 from mmgen.preprocess.text import TextPreprocess
 from mmgen.runtime import Runtime, circumstance
 from mmgen.store import sha256
@@ -34,10 +34,10 @@ def train_fusion(config: Config, inputs: Mapping[str, Artifact], runtime: Runtim
     """model:name-fusion: any subset of slots → one embedding. inputs: roles features, codecs."""
     what = identity("train-fusion", config, inputs)
     with joined(runtime.device) as world:
-        data = _Data.open(runtime, inputs, "latents", world)
-        spec = {"kind": config.fusion.kind, "args": fusion_args(config, data.codecs)}
+        data = _Data.open(runtime, inputs, "tensors", world)
+        spec = as_recorded(config.fusion.kind, fusion_args(config, data.codecs))
         seed = seed_of(config.seed, *b"fusion")
-        fusion = _fresh(FUSIONS, spec, seed, world)
+        fusion = _fresh(new_fusion, spec, seed, world)
 
         def loss(batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
             found: dict[str, Tensor] = fusion.loss(batch, rng)  # type: ignore[operator]
@@ -52,15 +52,16 @@ def train_generator(config: Config, inputs: Mapping[str, Artifact], runtime: Run
     what = identity("train-generator", config, inputs)
     settings = config.generator
     with joined(runtime.device) as world:
-        kind: Any = GENERATORS[settings.kind]
+        kind = GENERATORS[settings.kind]
         data = _Data.open(runtime, inputs, kind.feature_set, world)
-        spec = {"kind": settings.kind, "args": GENERATOR_ARGS[settings.kind](config, data.codecs, inputs["fusion"])}
+        spec = as_recorded(settings.kind, GENERATOR_ARGS[settings.kind](config, data.codecs, inputs["fusion"]))
         seed = seed_of(config.seed, *b"generator")
-        generator = _fresh(GENERATORS, spec, seed, world)
-        if kind.feature_set == "latents":
+        generator = _fresh(new_generator, spec, seed, world)
+        if spec["args"].get("embedding_width"):
             # frozen, so embedded once and not at every step
             fusion = load_fusion(runtime.store, inputs["fusion"], world.device)
-            data = replace(data, samples=with_embeddings(data.samples, fusion, world.device))
+            tensors = _Data.open(runtime, inputs, "tensors", world).samples
+            data = replace(data, samples=with_embeddings(data.samples, tensors, fusion, data.codecs, world.device))
 
         def loss(batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
             found: dict[str, Tensor] = generator.loss(batch, rng)  # type: ignore[operator]
@@ -91,30 +92,43 @@ def _still_good(floor: float | None, kept: Artifact) -> tuple[bool, str]:
 # ---------------------------------------------------------------- how networks are made
 
 
+def as_recorded(kind: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    """{"kind", "args"} as a manifest will give it back: the order of slots there is the order of a network's layers."""
+    spec: dict[str, Any] = json.loads(canonical_json({"kind": kind, "args": args}))
+    return spec
+
+
+def value_shapes(codecs: CodecSet) -> dict[str, list[int]]:
+    """Slot → what a network must know of its values: image (C, H, W), audio (M, T), text (L, vocabulary)."""
+    return {
+        slot: [*how.shape, len(how.tokenizer)] if isinstance(how, TextPreprocess) else list(how.shape)
+        for slot, how in codecs.preprocesses.items()
+    }
+
+
 def fusion_args(config: Config, codecs: CodecSet) -> dict[str, Any]:
-    """Constructor arguments of the fusion model: latent shapes, classes, settings."""
+    """Constructor arguments of the fusion model: shapes of values, classes, settings."""
     settings = config.fusion.model_dump(mode="json", exclude={"kind", "train", "pin"})
-    shapes = {slot: list(codecs.latent_shape(slot)) for slot in codecs.slots}
-    return {"slots": shapes, "classes": len(codecs.labels), **settings}
+    modalities = {slot: codecs.modality(slot) for slot in codecs.slots}
+    return {"modalities": modalities, "shapes": value_shapes(codecs), "classes": len(codecs.labels), **settings}
 
 
 def joint_flow_args(config: Config, codecs: CodecSet, fusion: Artifact) -> dict[str, Any]:
-    """Constructor arguments of the joint flow: latent shapes, width of the condition, settings."""
-    settings = config.generator.model_dump(mode="json", exclude={"kind", "train", "pin"})
+    """Constructor arguments of the joint flow: latent shapes, width of the fusion embedding, settings."""
+    assert isinstance(config.generator, JointFlowConfig)
+    settings = config.generator.model_dump(mode="json", exclude={"kind", "train", "pin", "fusion_condition"})
     shapes = {slot: list(codecs.latent_shape(slot)) for slot in codecs.slots}
-    return {"slots": shapes, "embedding_width": fusion.facts["embedding_width"], **settings}
+    width = fusion.facts["args"]["width"] if config.generator.fusion_condition else None
+    return {"slots": shapes, "embedding_width": width, **settings}
 
 
 def concat_baseline_args(config: Config, codecs: CodecSet, fusion: Artifact) -> dict[str, Any]:
     """Constructor arguments of the baseline: shapes of values, encoders by name, target, classes."""
     settings = config.generator
     assert isinstance(settings, ConcatBaselineConfig)
-    shapes: dict[str, list[int]] = {}
-    for slot, how in codecs.preprocesses.items():
-        shapes[slot] = [*how.shape, len(how.tokenizer)] if isinstance(how, TextPreprocess) else list(how.shape)
     return {
         "modalities": {slot: codecs.modality(slot) for slot in codecs.slots},
-        "shapes": shapes,
+        "shapes": value_shapes(codecs),
         "encoders": {slot: encoder.kind for slot, encoder in settings.encoders.items()},
         "widths": {slot: encoder.width for slot, encoder in settings.encoders.items()},
         "target": settings.target,
@@ -130,14 +144,13 @@ GENERATOR_ARGS: dict[str, Callable[[Config, CodecSet, Artifact], dict[str, Any]]
 }
 
 
-def _fresh(table: Mapping[str, Any], spec: Mapping[str, Any], seed: int, world: World) -> nn.Module:
+def _fresh(
+    make: Callable[[Mapping[str, Any]], nn.Module], spec: Mapping[str, Any], seed: int, world: World
+) -> nn.Module:
     """A new network whose first weights depend on the seed alone."""
-    if spec["kind"] not in table:
-        raise ConfigError(unknown_name("kind", spec["kind"], table))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        made: nn.Module = table[spec["kind"]](**spec["args"])
-    return made.to(world.device)
+        return make(spec).to(world.device)
 
 
 # ---------------------------------------------------------------- training
