@@ -370,8 +370,10 @@ class Draft:
         )  # fmt: skip
         staged = self.kind == "staging"
         path = f"{self.folder}/manifest.json" if staged else manifest_path(self.kind, self.name, self.version)
-        if self.store.create(path, artifact.to_json()):
-            return artifact
+        manifest = artifact.to_json()
+        if self.store.create(path, manifest):
+            # as a later reader has it: keys sorted, tuples as lists
+            return Artifact.from_json(manifest, path)
         winner = Artifact.from_json(self.store.read(path), path)
         if winner.fingerprint != self.fingerprint:
             raise StoreError(f"{artifact.ref}: another run committed this version first; run the command again")

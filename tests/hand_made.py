@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -54,6 +56,10 @@ def history(length: int = 60) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
+#: (part, draft, parts made before) → config and facts of its commit
+Fill = Callable[[str, Draft, Mapping[str, Artifact]], dict[str, Any]]
+
+
 def commit(draft: Draft, step: str, **more) -> Artifact:
     more = {
         "config": {},
@@ -65,9 +71,21 @@ def commit(draft: Draft, step: str, **more) -> Artifact:
 
 
 def line(
-    store: Store, *, name: str = "digits", mean: float = 0.95, passed: bool = True, data: str = "d"
+    store: Store,
+    *,
+    name: str = "digits",
+    mean: float = 0.95,
+    passed: bool = True,
+    data: str = "d",
+    fill: Fill | None = None,
 ) -> dict[str, Artifact]:
-    """register's inputs (codecs, fusion, generator, scores), committed to `store` with the data behind them."""
+    """register's inputs (codecs, fusion, generator, scores), committed to `store` with the data behind them.
+
+    fill: puts a part's real files into its draft and says what its commit needs (see tiny_model).
+    """
+
+    def filled(part: str, draft: Draft, made: Mapping[str, Artifact]) -> dict[str, Any]:
+        return fill(part, draft, made) if fill else {}
 
     def draft(kind: Kind, suffix: str = "") -> Draft:
         return Draft(store, kind, name + suffix, (kind + suffix + data).encode().hex().ljust(64, "0")[:64])
@@ -83,23 +101,20 @@ def line(
     fitted = draft("codecs")
     fitted.put("codec-image.jsonl", history(), "history")
     fitted.put("codec-audio.jsonl", history(), "history")
-    codecs = commit(
-        fitted,
-        "fit",
-        config={"codecs": {"width": 64}, "seed": 0},
-        inputs={"dataset": dataset.link},
-        facts={"slots": SLOTS},
-    )
+    about = {"config": {"codecs": {"width": 64}, "seed": 0}, "facts": {"slots": SLOTS}} | filled("codecs", fitted, {})
+    codecs = commit(fitted, "fit", inputs={"dataset": dataset.link}, **about)
     extracted = draft("features")
     features = commit(extracted, "extract", inputs={"dataset": dataset.link, "codecs": codecs.link})
     fused = draft("model", "-fusion")
     fused.put("history.jsonl", history(), "history")
-    fusion = commit(fused, "train-fusion", config={"fusion": {"kind": "concat"}}, inputs={"features": features.link})
+    about = {"config": {"fusion": {"kind": "concat"}}} | filled("fusion", fused, {"codecs": codecs})
+    fusion = commit(fused, "train-fusion", inputs={"features": features.link, "codecs": codecs.link}, **about)
     trained = draft("model")
     trained.put("history.jsonl", history(), "history")
-    config = {"generator": {"kind": "joint_flow", "width": 512, "tags": ["<b>", "&"]}}
+    about = {"config": {"generator": {"kind": "joint_flow", "width": 512, "tags": ["<b>", "&"]}}}
+    about |= filled("generator", trained, {"codecs": codecs, "fusion": fusion})
     inputs = {"features": features.link, "codecs": codecs.link, "fusion": fusion.link}
-    generator = commit(trained, "train-generator", config=config, inputs=inputs)
+    generator = commit(trained, "train-generator", inputs=inputs, **about)
     judged = draft("scores")
     judged.put("scores.parquet", scores_table(mean), "scores")
     judged.put("text-to-image.png", png(1, 160, 320), "grid", title="text → image", given="text", made="image")
