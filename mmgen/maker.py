@@ -25,15 +25,20 @@ ROWS = 256
 
 def new_fusion(spec: Mapping[str, Any]) -> nn.Module:
     """A fresh fusion model of {"kind", "args"}. Raises ConfigError for an unknown kind."""
-    return make_fusion(spec["kind"], **spec["args"])
+    return make_fusion(spec["kind"], **_ordered(spec["args"]))
 
 
 def new_generator(spec: Mapping[str, Any]) -> nn.Module:
     """A fresh generator of {"kind", "args"}. Raises ConfigError for an unknown kind."""
     if spec["kind"] not in GENERATORS:
         raise ConfigError(unknown_name("generator", spec["kind"], GENERATORS))
-    made: nn.Module = GENERATORS[spec["kind"]](**spec["args"])
+    made: nn.Module = GENERATORS[spec["kind"]](**_ordered(spec["args"]))
     return made
+
+
+def _ordered(args: Any) -> Any:
+    """`args` with the keys of all mappings sorted, as a manifest has them: weights lie in the order of the slots."""
+    return {key: _ordered(args[key]) for key in sorted(args)} if isinstance(args, Mapping) else args
 
 
 def load_network(make: Callable[[Mapping[str, Any]], nn.Module], spec: Mapping[str, Any], weights: bytes) -> nn.Module:
