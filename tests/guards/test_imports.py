@@ -6,18 +6,23 @@ import ast
 
 import pytest
 
+from mmgen.steps import STEPS
 from tests.guards.source import PACKAGES, imports, modules, parsed, where
 
 # mmgen from the ground up: a file imports only from rooms that stand before its own, or from its own room
 ORDER = (
-    "errors", "records", "store", "artifact", "runtime", "settings", "tables", "tars", "modalities", "sources",
-    "duplicates",
+    "errors", "records", "store", "artifact", "runtime", "settings",
     # every room's config.py and those of single files stand here, whatever else their room may need
     "configs",
-    "identity", "catalog", "promotions", "report", "ingest", "splits", "verdicts", "validate", "shards",
+    "tables", "tars", "modalities", "sources", "duplicates",
+    "identity", "catalog", "tracking", "promotions", "report", "staging", "ingest", "splits", "verdicts", "validate",
+    "shards",
     # the torch line
     "preprocess", "features", "batches", "adversarial", "codecs", "encoders", "fusion", "generators", "training",
-    "codec_set", "extract", "evaluate", "fit", "train", "generate", "served_model", "registry", "steps",
+    "codec_set", "extract", "maker", "generate", "evaluate", "fit_parts", "fit_judges", "evalset", "fit", "train",
+    "evaluate.step", "served_model", "registry",
+    # decides which of them runs, and imports the one that does
+    "steps",
 )  # fmt: skip
 _TORCH = {"torch", "torchvision", "torchaudio", "safetensors", "transformers"}
 TORCH_LINE = ORDER.index("preprocess")
@@ -36,10 +41,11 @@ DOORS = {
 
 
 def room(module: str) -> str:
-    """The place of a module of mmgen in ORDER; "" for mmgen itself, which may lead anywhere lazily."""
+    """The place of a module of mmgen in ORDER: itself, or its room; "" for mmgen itself, which may lead anywhere lazily."""
     if module in CONFIGS or (module.startswith("mmgen.") and module.endswith(".config")):
         return "configs"
-    return module.split(".")[1] if "." in module else ""
+    inner = module.removeprefix("mmgen.") if module.startswith("mmgen.") else ""
+    return inner if inner in ORDER else inner.split(".")[0]
 
 
 def ours(module: str) -> str | None:
@@ -73,9 +79,21 @@ def test_mmgen_imports_downward_only() -> None:
             if not found.module.startswith("mmgen"):
                 continue
             other = room(found.module)
-            same_folder = found.module.split(".")[:2] == module.split(".")[:2]
-            if other in ORDER and not same_folder and ORDER.index(other) > ORDER.index(mine):
+            if other in ORDER and ORDER.index(other) > ORDER.index(mine):
                 wrong.append(f"{where(path, found.line)}: {mine} imports {found.module}, which stands below it")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_step_calls_another() -> None:
+    """Each hands on one committed artifact; going back means reading an earlier one by its name."""
+    own = {step.run.split(":")[0] for step in STEPS.values()}
+    wrong = [
+        f"{where(modules()[module], found.line)}: {module} imports {found.module}"
+        for module in own & set(modules())
+        for found in imports(modules()[module])
+        if found.module in own - {module}
+    ]
+    assert own <= set(modules()), own - set(modules())
     assert not wrong, "\n".join(wrong)
 
 
