@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmgen.errors import SourceError
+from mmgen.modalities.audio import AudioMedia
+from mmgen.modalities.config import CheckConfig
+from mmgen.modalities.probing import similarity
+
+MEDIA = AudioMedia()
+LIMITS = CheckConfig()
+RATE = 16_000
+FORMATS = {
+    "wav": ("WAV", "PCM_16"), "flac": ("FLAC", "PCM_16"), "ogg": ("OGG", "VORBIS"), "mp3": ("MP3", "MPEG_LAYER_III"),
+    "aiff": ("AIFF", "PCM_16"),
+}  # fmt: skip
+
+
+def sound(seconds: float = 0.3, seed: int = 0) -> np.ndarray:
+    """A melody of eight notes, (frames,) float32."""
+    rng = np.random.default_rng(seed)
+    note = int(seconds * RATE / 8)
+    time = np.arange(note) / RATE
+    notes = [np.sin(2 * np.pi * hertz * time) * np.hanning(note) for hertz in rng.uniform(150, 5000, 8)]
+    return (0.3 * np.concatenate(notes)).astype(np.float32)
+
+
+def encoded(samples: np.ndarray, form: str = "WAV", subtype: str = "PCM_16", rate: int = RATE) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format=form, subtype=subtype)
+    return buffer.getvalue()
+
+
+def reasons(data: bytes, limits: CheckConfig = LIMITS) -> list[tuple[str, str]]:
+    return [(finding.reason, finding.severity) for finding in MEDIA.probe(data, limits).findings]
+
+
+@pytest.mark.parametrize("ext", FORMATS)
+def test_every_format_is_sniffed_measured_and_decoded(ext: str) -> None:
+    data = encoded(np.stack([sound(), sound()], axis=1), *FORMATS[ext])
+    probe = MEDIA.probe(data, LIMITS)
+    assert (probe.ext, probe.findings) == (ext, ())
+    assert (probe.facts["rate_hz"], probe.facts["channels"]) == (RATE, 2)
+    assert probe.facts["seconds"] == pytest.approx(0.3, abs=0.08)
+    assert set(probe.facts) == set(MEDIA.facts)
+    assert all(isinstance(probe.facts[name], kind) for name, kind in MEDIA.facts.items())
+    samples, rate = MEDIA.decode(data)
+    assert (samples.shape[0], samples.dtype, rate) == (2, np.float32, RATE)
+    assert ext in MEDIA.extensions
+
+
+# a cut MP3 is found as well, but its library writes to the terminal for each one
+@pytest.mark.parametrize("ext", ["wav", "flac", "ogg", "aiff"])
+def test_truncation_anywhere_is_rejected(ext: str) -> None:
+    data = encoded(sound(0.1), *FORMATS[ext])
+    lengths = {*range(0, len(data), 13), *range(max(0, len(data) - 40), len(data))}
+    assert [length for length in sorted(lengths) if not MEDIA.probe(data[:length], LIMITS).rejected] == []
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(["wav", "flac", "ogg", "aiff"]), st.data())
+def test_broken_bytes_are_findings_never_errors(ext: str, data: st.DataObject) -> None:
+    broken = bytearray(encoded(sound(0.05), *FORMATS[ext]))
+    for at in data.draw(st.lists(st.integers(0, len(broken) - 1), max_size=8)):
+        broken[at] = data.draw(st.integers(0, 255))
+    probe = MEDIA.probe(bytes(broken), LIMITS)
+    assert probe.rejected or set(probe.facts) == set(MEDIA.facts)
+
+
+def test_encode_then_decode_is_within_a_sixteen_bit_step() -> None:
+    value = np.stack([sound(seed=0), sound(seed=1)])
+    data = MEDIA.encode((value, RATE))
+    assert MEDIA.sniff(data) == "wav"
+    back, rate = MEDIA.decode(data)
+    assert rate == RATE
+    np.testing.assert_allclose(back, value, atol=1 / 32767)
+
+
+@pytest.mark.parametrize("value", [np.zeros(10, np.float32), np.full((1, 10), np.nan, np.float32)])
+def test_encode_refuses_other_shapes_and_nan(value: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="wanted finite"):
+        MEDIA.encode((value, RATE))
+
+
+def test_undecodable_bytes_are_a_source_error() -> None:
+    with pytest.raises(SourceError, match="audio: wanted sound that can be decoded, came 5 bytes"):
+        MEDIA.decode(b"hello")
+
+
+def test_level_and_peak_are_of_full_scale() -> None:
+    facts = MEDIA.probe(encoded(np.tile(np.float32([0.5, -0.5]), 4000), "WAV", "FLOAT"), LIMITS).facts
+    assert facts["rms_db"] == pytest.approx(20 * np.log10(0.5), abs=0.01)
+    assert facts["peak"] == pytest.approx(0.5)
+    assert facts["seconds"] == 0.5
+
+
+# ---------------------------------------------------------------- checks
+
+
+def test_zero_bytes_are_rejected() -> None:
+    assert reasons(b"") == [("zero_bytes", "reject")]
+
+
+@pytest.mark.parametrize("data", [b"hello world", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0\0\x10JFIF"])
+def test_what_is_no_sound_is_rejected(data: bytes) -> None:
+    assert reasons(data) == [("not_audio", "reject")]
+
+
+def test_bytes_over_the_cap_are_rejected() -> None:
+    assert reasons(encoded(sound()), CheckConfig(max_audio_bytes=100)) == [("too_many_bytes", "reject")]
+
+
+def test_length_over_the_cap_is_rejected_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(sound())
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda *args, **options: pytest.fail("decoded"))
+    assert reasons(data, CheckConfig(max_audio_seconds=0.2)) == [("too_long", "reject")]
+
+
+def test_a_click_is_too_short() -> None:
+    assert reasons(encoded(sound()[:100])) == [("too_short", "reject")]
+
+
+def test_channels_over_the_cap_are_rejected() -> None:
+    data = encoded(np.stack([sound()] * 3, axis=1))
+    assert reasons(data, CheckConfig(max_audio_channels=2)) == [("too_many_channels", "reject")]
+
+
+def test_silence_is_rejected() -> None:
+    assert reasons(encoded(np.zeros(8000, np.float32))) == [("silent", "reject")]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nan_and_infinity_are_rejected(bad: float) -> None:
+    samples = sound()
+    samples[7] = bad
+    assert reasons(encoded(samples, "WAV", "FLOAT")) == [("not_finite", "reject")]
+
+
+def test_a_cut_off_file_is_truncated() -> None:
+    assert reasons(encoded(sound())[:-50]) == [("truncated", "reject")]
+
+
+def test_a_streamed_wav_of_unknown_length_is_accepted() -> None:
+    data = bytearray(encoded(sound()))
+    data[4:8] = b"\xff\xff\xff\xff"
+    assert reasons(bytes(data)) == []
+
+
+def test_broken_flac_is_undecodable_or_truncated() -> None:
+    data = encoded(sound(), "FLAC")
+    assert reasons(data[:60])[0][0] in ("undecodable", "truncated")
+
+
+def test_clipping_is_flagged_and_kept() -> None:
+    data = encoded(np.clip(sound() * 20, -1, 1))
+    assert reasons(data) == [("clipped", "flag")]
+    assert not MEDIA.probe(data, LIMITS).rejected
+
+
+# ---------------------------------------------------------------- near duplicates
+
+
+def thumbnail(data: bytes) -> np.ndarray:
+    thumb = MEDIA.thumbnail(data)
+    assert thumb is not None
+    return thumb
+
+
+def hash_of(data: bytes) -> int:
+    return int(MEDIA.probe(data, LIMITS).facts["ahash"], 16)
+
+
+def test_hash_and_thumbnail_survive_format_loudness_and_rate_but_tell_sounds_apart() -> None:
+    first, quiet = encoded(sound(0.9)), encoded(sound(0.9) * 0.3, "OGG", "VORBIS")
+    other = encoded(sound(0.9, seed=5))
+    assert (hash_of(first) ^ hash_of(quiet)).bit_count() <= 6
+    assert (hash_of(first) ^ hash_of(other)).bit_count() >= 12
+    one, same, apart = (thumbnail(data) for data in (first, quiet, other))
+    assert one.shape == (32, 32)
+    assert one.min() >= 0
+    assert one.max() <= 1
+    assert similarity(one, same) > 0.95
+    assert similarity(one, apart) < 0.8
+
+
+def test_another_pace_is_another_sound() -> None:
+    slow, fast = thumbnail(encoded(sound(0.9))), thumbnail(encoded(sound(0.6)))
+    assert similarity(slow, fast) < 0.9
+
+
+@pytest.mark.parametrize("rate", [100, 4_000, 8_000, 44_100, 192_000])
+def test_thumbnail_exists_at_any_rate(rate: int) -> None:
+    thumb = thumbnail(encoded(sound(), rate=rate))
+    assert np.isfinite(thumb).all()
+    assert thumb.max() == 1

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmgen.errors import SourceError
+from mmgen.modalities.config import CheckConfig
+from mmgen.modalities.table import MODALITIES, sniff
+from mmgen.modalities.text import TextMedia
+
+MEDIA = TextMedia()
+LIMITS = CheckConfig()
+
+
+def reasons(data: bytes, limits: CheckConfig = LIMITS) -> list[tuple[str, str]]:
+    return [(finding.reason, finding.severity) for finding in MEDIA.probe(data, limits).findings]
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])).filter(lambda text: not text.startswith("\ufeff")))
+def test_text_comes_back_as_it_was(text: str) -> None:
+    assert MEDIA.decode(MEDIA.encode(text)) == text
+
+
+@given(st.binary())
+def test_any_bytes_are_findings_never_errors(data: bytes) -> None:
+    probe = MEDIA.probe(data, LIMITS)
+    assert probe.rejected or set(probe.facts) == set(MEDIA.facts)
+
+
+def test_good_text_is_measured_without_its_byte_order_mark() -> None:
+    probe = MEDIA.probe("\ufeffgrüß dich\tWelt\n".encode(), LIMITS)
+    assert (probe.ext, probe.findings, probe.facts) == ("txt", (), {"chars": 15, "words": 3})
+
+
+@pytest.mark.parametrize("data", [b"", b"  \n\t"])
+def test_empty_text_is_rejected(data: bytes) -> None:
+    assert reasons(data) == [("empty_text", "reject")]
+
+
+def test_long_text_is_rejected() -> None:
+    assert reasons(b"word", CheckConfig(max_text_chars=3)) == [("too_long", "reject")]
+
+
+@pytest.mark.parametrize("char", ["\0", "\x07", "\x1b", "\x7f", "\x85"])
+def test_control_characters_are_rejected(char: str) -> None:
+    assert reasons(f"a{char}b".encode()) == [("control_chars", "reject")]
+
+
+def test_what_is_not_utf8_is_rejected() -> None:
+    assert reasons("grüß".encode("latin-1")) == [("not_utf8", "reject")]
+    with pytest.raises(SourceError, match="wanted UTF-8"):
+        MEDIA.decode(b"\xff")
+
+
+def test_a_replacement_character_is_flagged_and_kept() -> None:
+    assert reasons("gr\ufffd".encode()) == [("replacement_char", "flag")]
+
+
+def test_table_sniffs_media_before_text() -> None:
+    assert sniff(b"RIFF\0\0\0\0WAVEfmt ") == ("audio", "wav")
+    assert sniff(b"GIF89a") == ("image", "gif")
+    assert sniff(b"hello") == ("text", "txt")
+    assert sniff(b"\0\1\2\3") is None
+
+
+def test_every_modality_answers_for_its_own_name() -> None:
+    assert {name: media.name for name, media in MODALITIES.items()} == {
+        name: name for name in ("text", "image", "audio")
+    }
