@@ -65,7 +65,7 @@ class BatchMapper:
 
     def __call__(self, what: str, function: Callable[..., Any], arguments: Bundle, workers: int) -> list[Any]:
         parts = bundles(arguments)
-        with self.progress.bar(what, len(arguments)) as bar:
+        with self.progress.bar(f"{what}: batches", len(arguments)) as bar:
             if workers <= 1 or len(parts) <= 1:
                 results = []
                 for index, part in enumerate(parts):

@@ -88,7 +88,7 @@ def recorded_run(store: Store, name: str) -> Iterator[RunRecord]:
 def recorded_runs(store: Store) -> list[dict[str, Any]]:
     """All recorded runs, newest first. One that died on this machine without a word is called "killed"."""
     found = []
-    for run in reversed(store.list("runs")):
+    for run in reversed(store.names("runs")):
         with contextlib.suppress(FileNotFoundError, ValueError):
             record = json.loads(store.read(f"runs/{run}/run.json"))
             gone = record["state"] == "running" and record["host"] == socket.gethostname() and not _alive(record["pid"])

@@ -24,8 +24,12 @@ def show_run(answer: dict[str, Any], store: str) -> None:
     console.print()
     for title, text in _lines(answer):
         console.print(f"{title:<12}{text}")
+    if answer["examples"]:
+        console.print("\nexamples    given, made")
+        for each in answer["examples"]:
+            console.print(f"  {each['given']} → {each['made']}:  {'  '.join(map(str, each['files']))}")
     if answer["model"]:
-        console.print(f"\nmore:  {_generate(answer['model'], store)}")
+        console.print(f"\nmore          {_generate(answer['model'], store)}")
 
 
 def _lines(answer: dict[str, Any]) -> list[tuple[str, str]]:

@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import polars as pl
+
 from mmgen import artifact, promotions
-from mmgen.artifact import Artifact, Link, Reference
+from mmgen.artifact import Artifact, FileEntry, Link, Reference
 from mmgen.store import Store
 
 
 def summarise(store: Store, outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The run's `--json` object; None for what it did not come to.
+    """The run's `--json` object; None, or nothing in a list, for what it did not come to.
 
-    dataset, counts, scores (rows of data_schemas.scores), model {name, version, aliases}, report, card, grid (paths or
-    URLs), gate (why the model was not promoted), steps (`Outcome.to_json`).
+    dataset, counts, scores (rows of data_schemas.scores), model {name, version, aliases, slots, example}, report, card,
+    grid (of the first direction that has one) and examples [{given, made, files}] as paths or URLs, gate (why the model
+    was not promoted), steps (`Outcome.to_json`).
     """
     made = {outcome["step"]: load_ref(store, outcome["artifact"]) for outcome in outcomes}
     data = made.get("shard") or made.get("validate")
     scores, model, promotion = made.get("evaluate"), made.get("train-generator"), made.get("register")
     if promotion is not None and model is None:
         model = artifact.load_link(store, promotion.inputs["generator"])
+    grids = scores.by_role("grid") if scores else ()
     return {
         "dataset": data.ref if data else None,
         "counts": dict(data.facts["counts"]) if data else None,
         "scores": list(scores.facts["scores"]) if scores else None,
         "model": _model(store, model) if model else None,
         "report": _path(store, f"{data.folder}/report.html") if data else None,
-        "card": _of_role(store, promotion, "card"),
-        "grid": _of_role(store, promotion, "grid") or _of_role(store, scores, "grid"),
+        "card": _path(store, promotion.file("card").path) if promotion else None,
+        "grid": _path(store, grids[0].path) if grids else None,
+        "examples": _examples(store, scores) if scores else [],
         "gate": None if promotion is None or promotion.passed else promotion.facts["why"],
         "steps": [dict(outcome) for outcome in outcomes],
     }
@@ -45,12 +51,39 @@ def score_rows(scores: Sequence[Mapping[str, Any]] | None) -> list[tuple[str, st
 
 
 def _model(store: Store, model: Artifact) -> dict[str, Any]:
-    return {"name": model.name, "version": model.version, "aliases": promotions.aliases_of(store, model)}
+    codecs = artifact.load_link(store, model.inputs["codecs"])
+    return {
+        "name": model.name,
+        "version": model.version,
+        "aliases": promotions.aliases_of(store, model),
+        "slots": dict(codecs.facts["slots"]),
+        "example": _example_text(store, codecs),
+    }
 
 
-def _of_role(store: Store, of: Artifact | None, role: str) -> str | None:
-    found = of.by_role(role) if of else ()
-    return _path(store, found[0].path) if found else None
+def _example_text(store: Store, codecs: Artifact) -> str:
+    """A text that the data has, for a command to try."""
+    dataset = artifact.load_link(store, codecs.inputs["dataset"])
+    for entry in dataset.by_role("facts"):
+        with store.open(entry.path) as stream:
+            for texts in pl.read_parquet(stream, columns=["texts"])["texts"]:
+                for alternatives in json.loads(texts).values():
+                    return str(alternatives[0])
+    return "…"
+
+
+def _examples(store: Store, scores: Artifact) -> list[dict[str, Any]]:
+    """The first example of each direction: {"given", "made", "files": [given, made]}."""
+    numbered: dict[int, dict[str, FileEntry]] = {}
+    for entry in scores.by_role("example"):
+        numbered.setdefault(int(entry.facts["example"]), {})[str(entry.facts["side"])] = entry
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for sides in numbered.values():
+        if {"given", "made"} <= sides.keys():
+            pair = (str(sides["given"].facts["slot"]), str(sides["made"].facts["slot"]))
+            files = [_path(store, sides[side].path) for side in ("given", "made")]
+            found.setdefault(pair, {"given": pair[0], "made": pair[1], "files": files})
+    return list(found.values())
 
 
 def _path(store: Store, path: str) -> str | None:
