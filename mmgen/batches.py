@@ -39,11 +39,6 @@ class Batch:
     def __len__(self) -> int:
         return len(self.keys)
 
-    @property
-    def mask_BS(self) -> Tensor:
-        """Presence of each slot, bool (B, S), slots in the order of `values`."""
-        return torch.stack([self.masks[slot].any(dim=1) for slot in self.values], dim=1)
-
     def to(self, device: torch.device | str) -> Batch:
         """The same batch elsewhere; copies from pinned memory do not wait."""
 
@@ -104,7 +99,7 @@ class Samples:
         self.starts = np.cumsum([0, *(len(shard) for shard in self.shards)])
         index = {name: number for number, name in enumerate(labels or ())}
         self.labels = np.array(
-            [index.get(label, NO_LABEL) if label is not None else NO_LABEL for shard in shards for label in shard.labels],
+            [NO_LABEL if label is None else index.get(label, NO_LABEL) for shard in shards for label in shard.labels],
             dtype=np.int64,
         )
         self.counts = {slot: np.concatenate([s.slots[slot].counts for s in self.shards]) for slot in self.layouts}

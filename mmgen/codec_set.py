@@ -99,22 +99,23 @@ class CodecSet:
 
     def latent_shape(self, slot: str) -> tuple[int, int]:
         """(T, D) of a slot's latent."""
-        tokens, width = self.codecs[self.modality(slot)].latent_shape
-        return int(tokens), int(width)  # type: ignore[arg-type]
+        codec: Any = self.codecs[self.modality(slot)]
+        tokens, width = codec.latent_shape
+        return int(tokens), int(width)
 
     @torch.no_grad()
     def encode(self, slot: str, value: Tensor) -> Tensor:
         """Standardised latents (B, T, D), float32, of values (B, …)."""
-        modality = self.modality(slot)
-        z_BTD = torch.cat([self.codecs[modality].encode(part).float() for part in value.split(ROWS)])  # type: ignore[operator]
+        codec: Any = self.codecs[self.modality(slot)]
+        z_BTD = torch.cat([codec.encode(part).float() for part in torch.split(value, ROWS)])
         return (z_BTD - self.mean[slot]) / self.std[slot]
 
     @torch.no_grad()
     def decode(self, slot: str, z_BTD: Tensor) -> Tensor:
         """Values (B, …) of standardised latents (B, T, D)."""
-        modality = self.modality(slot)
+        codec: Any = self.codecs[self.modality(slot)]
         raw_BTD = z_BTD.float() * self.std[slot] + self.mean[slot]
-        return torch.cat([self.codecs[modality].decode(part) for part in raw_BTD.split(ROWS)])  # type: ignore[operator]
+        return torch.cat([codec.decode(part) for part in torch.split(raw_BTD, ROWS)])
 
     def value(self, slot: str, data: bytes, key: str = "") -> Tensor:
         """The value (1, …) of one file's bytes. Raises SourceError."""

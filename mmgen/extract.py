@@ -41,7 +41,7 @@ def extract(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) ->
     store, dataset, codecs = runtime.store, inputs["dataset"], inputs["codecs"]
     what = identity("extract", config, inputs)
     draft = Draft(store, "features", config.name, what.fingerprint)
-    tensors = tensor_plan(store, codecs.config["slots"], codecs.by_role("tokenizer"))
+    tensors = tensor_plan(codecs.config["slots"], codecs.by_role("tokenizer"))
     latents = latent_plan(codecs)
     known = known_files(store, config.name)
     made = ensure(runtime, dataset, tensors, known)
@@ -76,7 +76,7 @@ class Plan:
     recipe: str
 
 
-def tensor_plan(store: Store, slots: Mapping[str, Any], tokenizer: Sequence[FileEntry]) -> Plan:
+def tensor_plan(slots: Mapping[str, Any], tokenizer: Sequence[FileEntry]) -> Plan:
     """Preprocessed tensors of these slots' settings; the tokenizer counts by its bytes."""
     words = tokenizer[0] if tokenizer else None
     declared = {
@@ -213,7 +213,7 @@ def _tensors(store: Store, media: str, digest: str, mark: str, plan: Mapping[str
     keys: list[str] = []
     labels: list[str | None] = []
     with read_media(store, media) as reader:
-        for safe in reader.keys():
+        for safe in reader.keys():  # noqa: SIM118
             members = reader.sample(safe)
             about = json.loads(members["json"])
             key = str(about.get("key", key_of(safe)))

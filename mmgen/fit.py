@@ -52,7 +52,7 @@ def still_good(
         return True, "reconstruction not looked at (refit_below is off)"
     with joined(runtime.device) as world:
         codecs = CodecSet.load(runtime.store, kept).to(world.device)
-        plan = tensor_plan(runtime.store, kept.config["slots"], kept.by_role("tokenizer"))
+        plan = tensor_plan(kept.config["slots"], kept.by_role("tokenizer"))
         samples = _samples(runtime, inputs["dataset"], plan, "validation", kept.facts["labels"] or ())
         if samples is None:
             return True, "no validation rows to look at"
@@ -129,7 +129,7 @@ class _Fit:
     def run(self) -> Artifact:
         parts = [self._tokenizer()] if "text" in self.by_modality else []
         words = parts[0].files if parts else []
-        plan = tensor_plan(self.store, self.slots, words)
+        plan = tensor_plan(self.slots, words)
         train = self._split(plan, "train")
         if train is None:
             raise ConfigError("fit: wanted training samples, the dataset has none")
@@ -155,9 +155,10 @@ class _Fit:
         for part in parts:
             for entry in part.files:
                 self.draft.adopt(entry)
-        made = {part.facts["modality"]: part.facts["spec"] for part in parts if "spec" in part.facts}
+        fitted = [part for part in parts if "spec" in part.facts]
+        made = {part.facts["modality"]: part.facts["spec"] for part in fitted}
         scale = {slot: numbers for part in parts for slot, numbers in part.facts.get("scale", {}).items()}
-        weights = {part.facts["modality"]: self.store.read(part.files[0].path) for part in parts if "spec" in part.facts}
+        weights = {part.facts["modality"]: self.store.read(part.files[0].path) for part in fitted}
         words = [entry for entry in self.draft.files if entry.role == "tokenizer"]
         codecs = CodecSet.build(
             slots=self.slots, made=made, scale=scale, weights=weights,
@@ -166,7 +167,6 @@ class _Fit:
         shown = self._split(plan, "validation")
         judged = load_judges(self.store, judges, self.device)
         found = reconstruction(codecs, train if shown is None else shown, judged, self.device)
-        codec_parts = [part for part in parts if "spec" in part.facts]
         facts = {
             "slots": {slot: settings["modality"] for slot, settings in self.slots.items()},
             "labels": list(self.labels) or None,
@@ -177,7 +177,7 @@ class _Fit:
             "evalset": evalset.ref,
             "parts": {part.name: part.record for part in parts},
             # growth is counted from the part that has seen least
-            "train_shards": min((part.record["train_shards"] for part in codec_parts), key=lambda s: sum(s.values())),
+            "train_shards": min((part.record["train_shards"] for part in fitted), key=lambda s: sum(s.values())),
         }
         result = self.draft.commit(
             step="fit", config=self.what.config, inputs={"dataset": self.dataset.link}, facts=facts, pin=self.what.pin,
@@ -250,8 +250,8 @@ class _Fit:
                     "spec": old.facts["codecs"][modality],
                     "scale": {slot: old.facts["scale"][slot] for slot in slots},
                 }
-                mine = [e for e in old.files if e.role == name or (e.role == "history" and f"codec-{modality}" in e.path)]
-                return _Part(name, sorted(mine, key=lambda e: e.role == "history"), record, facts)
+                curves = [entry for entry in old.by_role("history") if entry.path.endswith(f"/codec-{modality}.jsonl")]
+                return _Part(name, [old.file(name), *curves], record, facts)
         record = self._record(pin, why)
         checkpoint = Checkpoint(self.store, record["fingerprint"])
         spec, trained = fit_codec(

@@ -40,7 +40,8 @@ def fit_judges(
     """
     plain = config.to_json()
     slots = {slot: {k: v for k, v in plain["slots"][slot].items() if k != "column"} for slot in hows}
-    settings: dict[str, Any] = {"judges": plain["judges"], "slots": slots, "labels": list(labels), "tokenizer": tokenizer}
+    settings: dict[str, Any] = {"judges": plain["judges"], "slots": slots, "labels": list(labels)}
+    settings["tokenizer"] = tokenizer
     pin = fingerprint(part="judges", version=STEP_VERSIONS["fit"], **settings)
     if not runtime.refit:
         for old in artifacts.history(runtime.store, "judges", config.name):
@@ -66,7 +67,7 @@ def fit_judges(
             score = accuracy(judge, how, test, slot, bench.world.device) if test is not None else {}
             if score:
                 found[slot] = score
-                runtime.progress.say(f"fit: the judge of {slot} is right for {score['value']:.1%} of {score['n']} real test rows")
+                runtime.progress.say(f"fit: judge of {slot}: {score['value']:.1%} of {score['n']} real test rows right")
     facts = {"slots": {slot: how.modality for slot, how in hows.items()}, "labels": list(labels) or None,
              "judges": made, "accuracy": found}  # fmt: skip
     result = draft.commit(

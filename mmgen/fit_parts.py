@@ -52,7 +52,7 @@ def fit_tokenizer(store: Store, shards: Sequence[FileEntry], slots: Sequence[str
     texts: list[str] = []
     for shard in shards:
         with read_media(store, shard.path) as reader:
-            for safe in reader.keys():
+            for safe in reader.keys():  # noqa: SIM118
                 about = json.loads(reader.read(f"{safe}.json"))
                 texts += [text.decode() for slot in slots for text in alternatives({}, slot, "text", about)]
         if len(texts) >= TOKENIZER_TEXTS:
@@ -73,14 +73,14 @@ def fit_codec(
     bench: Bench, config: CodecConfig, how: Preprocess, samples: Samples, seed: int, checkpoint: Checkpoint
 ) -> tuple[dict[str, Any], Trained]:
     """Train one codec on pooled samples. Returns what it is made with, {"kind", "args"}, and the training."""
-    spec = {"kind": config.kind, "args": codec_args(config, how)}
+    args = codec_args(config, how)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        codec = make_codec(spec["kind"], spec["args"]).to(bench.world.device)
+        codec: Any = make_codec(config.kind, args).to(bench.world.device)
 
     def loss(batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
         # padding rows are copies of real ones, so a loss that knows no weights is safe with them
-        found: dict[str, Tensor] = codec.loss(batch.values[VALUE], rng)  # type: ignore[operator]
+        found: dict[str, Tensor] = codec.loss(batch.values[VALUE], rng)
         return found
 
     loader = _loader(bench, samples, samples.having(VALUE), how, config.train.batch_size, seed)
@@ -88,7 +88,7 @@ def fit_codec(
         codec, loss, loader, config.train, world=bench.world, seed=seed, what=f"codec:{how.modality}",
         checkpoint=checkpoint, progress=bench.progress,
     )  # fmt: skip
-    return spec, trained
+    return {"kind": config.kind, "args": args}, trained
 
 
 def _loader(
@@ -101,15 +101,16 @@ def _loader(
 
 
 @torch.no_grad()
-def latent_scale(codec: nn.Module, how: Preprocess, samples: Samples, device: torch.device) -> dict[str, list[float]]:
+def latent_scale(network: nn.Module, how: Preprocess, samples: Samples, device: torch.device) -> dict[str, list[float]]:
     """Mean and standard deviation of each number of D over training latents; samples: of one slot, pooled."""
+    codec: Any = network
     rows = samples.having(VALUE)[:STATISTIC_ROWS]
     if len(rows) == 0:
-        width = int(codec.latent_shape[1])  # type: ignore[index, arg-type]
+        width = int(codec.latent_shape[1])
         return {"mean": [0.0] * width, "std": [1.0] * width}
     made = []
     for start in range(0, len(rows), 256):
-        made.append(codec.encode(values_of(samples, VALUE, rows[start : start + 256], how, device)).float())  # type: ignore[operator]
+        made.append(codec.encode(values_of(samples, VALUE, rows[start : start + 256], how, device)).float())
     z_ND = torch.cat(made).flatten(0, 1).double()
     std_D = z_ND.std(dim=0, correction=0).clamp(min=1e-3)
     return {"mean": z_ND.mean(dim=0).tolist(), "std": std_D.tolist()}
@@ -204,6 +205,6 @@ def _text_score(made: Tensor, real: Tensor) -> dict[str, float]:
 
 
 def _judged(judge: Judge, value: Tensor, labels_B: Tensor) -> float:
-    guesses_B = torch.cat([judge(part).argmax(dim=1) for part in value.split(256)]).cpu()
+    guesses_B = torch.cat([judge(part).argmax(dim=1) for part in torch.split(value, 256)]).cpu()
     labelled = labels_B >= 0
     return (guesses_B == labels_B)[labelled].float().mean().item()

@@ -32,7 +32,7 @@ CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 # samples made at once; part of what a seed means, so that the same seed gives the same bytes on one machine
 ROWS = 64
-GUIDANCE, STEPS = 2.0, 20
+GUIDANCE, JOINT_GUIDANCE, STEPS = 2.0, 1.0, 20
 
 # a text itself; of an image or sound its bytes, or a path or URI
 Given = str | bytes | Path
@@ -107,17 +107,19 @@ class Model:
         """
         named = {"text": text, "image": image, "audio": audio} | dict(slots or {})
         given = {slot: value for slot, value in named.items() if value is not None}
-        lengths = {slot: len(value) for slot, value in given.items() if _many(value)}
-        if len(set(lengths.values())) > 1 or 0 in lengths.values():
-            raise ConfigError(f"generate: wanted lists of one length, came {lengths}")
-        count = next(iter(lengths.values()), 1)
-        rows = [{slot: value[row] if _many(value) else value for slot, value in given.items()} for row in range(count)]
         wanted = (to,) if isinstance(to, str) else tuple(to)
-        return _generate(self, rows, wanted, num, guidance, steps, seed)
+        return _generate(self, _conditions(given), wanted, num, guidance, steps, seed)
 
 
-def _many(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+def _conditions(given: Mapping[str, Given | Sequence[Given]]) -> list[dict[str, Given]]:
+    """One mapping per condition; a single value goes with each entry of the lists. Raises ConfigError."""
+    single = {slot: value for slot, value in given.items() if isinstance(value, str | bytes | Path)}
+    lists = {slot: list(value) for slot, value in given.items() if not isinstance(value, str | bytes | Path)}
+    lengths = {slot: len(value) for slot, value in lists.items()}
+    if len(set(lengths.values())) > 1 or 0 in lengths.values():
+        raise ConfigError(f"generate: wanted lists of one length, came {lengths}")
+    count = next(iter(lengths.values()), 1)
+    return [{**single, **{slot: value[row] for slot, value in lists.items()}} for row in range(count)]
 
 
 def rows(
@@ -155,17 +157,16 @@ def _generate(
         raise ConfigError(f"num: wanted at least 1, came {num}")
     if refused := [slot for slot in to if slot not in maker.makes]:
         raise ConfigError(f"this model makes {', '.join(maker.makes)}; asked for {', '.join(refused)}")
-    scale = float(defaults.get("guidance", GUIDANCE) if named else defaults.get("joint_guidance", 1.0))
+    if guidance is None:
+        guidance = defaults.get("guidance", GUIDANCE) if named else defaults.get("joint_guidance", JOINT_GUIDANCE)
+    steps = int(defaults.get("steps", STEPS)) if steps is None else steps
     condition = conditions(maker, given)
     places = torch.arange(len(given)).repeat_interleave(num)
     found: list[dict[str, Any]] = [{"row": int(p), "sample": at % num} for at, p in enumerate(places)]
     for start in range(0, len(places), ROWS):
         part = places[start : start + ROWS].to(maker.device)
         rng = torch.Generator(maker.device).manual_seed(seed_of(seed, start))
-        values = maker.make(
-            _taken(condition, part), to, rng=rng,
-            guidance=scale if guidance is None else guidance, steps=int(defaults.get("steps", STEPS)) if steps is None else steps,
-        )  # fmt: skip
+        values = maker.make(_taken(condition, part), to, guidance=float(guidance), steps=steps, rng=rng)
         for slot in to:
             how = maker.codecs.preprocesses[slot]
             made = how.texts(values[slot]) if isinstance(how, TextPreprocess) else how.files(values[slot])
@@ -179,7 +180,10 @@ def conditions(maker: Maker, given: Sequence[Mapping[str, Given]]) -> Batch:
     values, masks = {}, {}
     for slot, how in maker.codecs.preprocesses.items():
         empty = how.value(torch.zeros((1, *how.shape), dtype=getattr(torch, how.dtype)))
-        each = [maker.codecs.value(slot, _bytes(row[slot], how.modality)) if slot in row else torch.zeros_like(empty) for row in given]
+        each = [
+            maker.codecs.value(slot, _bytes(row[slot], how.modality)) if slot in row else torch.zeros_like(empty)
+            for row in given
+        ]
         values[slot] = torch.cat(each).to(maker.device)
         masks[slot] = torch.tensor([[slot in row] for row in given], device=maker.device)
     count = len(given)

@@ -77,10 +77,10 @@ def with_embeddings(
         found: list[np.ndarray | None] = []
         for shard in tensors.shards:
             rows = shard.slots[slot].rows
-            made = [
-                embed_slot(fusion, slot, how.value(torch.from_numpy(np.array(rows[at : at + ROWS])).to(device))).cpu().numpy()
-                for at in range(0, len(rows), ROWS)
-            ]
+            made = []
+            for at in range(0, len(rows), ROWS):
+                compact = torch.from_numpy(np.array(rows[at : at + ROWS])).to(device)
+                made.append(embed_slot(fusion, slot, how.value(compact)).cpu().numpy())
             found.append(np.concatenate(made)[:, None] if made else None)
         latents = latents.beside(slot, embedding_key(slot), found)
     return latents

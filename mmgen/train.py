@@ -8,88 +8,88 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mmgen.artifact import Artifact, Draft, canonical_json
-from mmgen.batches import Batch, Loader, Samples, open_samples
+from mmgen.batches import Loader, Samples, open_samples
 from mmgen.codec_set import CodecSet, weights_of
 from mmgen.config import Config
 from mmgen.errors import ConfigError
 from mmgen.features import FeatureSet
 from mmgen.fit import history
 from mmgen.generators.config import ConcatBaselineConfig, JointFlowConfig
+from mmgen.generators.label_report import label_report
 from mmgen.generators.table import GENERATORS
 from mmgen.identity import Identity, identity
-from mmgen.maker import load_fusion, new_fusion, new_generator, with_embeddings
+from mmgen.maker import load_fusion, load_network, new_fusion, new_generator, with_embeddings
 from mmgen.preprocess.text import TextPreprocess
-from mmgen.runtime import Runtime, circumstance
+from mmgen.runtime import Progress, Runtime, circumstance
 from mmgen.store import sha256
 from mmgen.training.checkpoint import Checkpoint
 from mmgen.training.config import TrainConfig
-from mmgen.training.loop import Callbacks, Loss, Trained, seed_of, train
+from mmgen.training.loop import Callbacks, Trained, mean_loss, seed_of, train
 from mmgen.training.parallel import World, joined
+
+FUSION_SET: FeatureSet = "tensors"
 
 
 def train_fusion(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> Artifact:
     """model:name-fusion: any subset of slots → one embedding. inputs: roles features, codecs."""
-    what = identity("train-fusion", config, inputs)
     with joined(runtime.device) as world:
-        data = _Data.open(runtime, inputs, "tensors", world)
-        spec = as_recorded(config.fusion.kind, fusion_args(config, data.codecs))
-        seed = seed_of(config.seed, *b"fusion")
-        fusion = _fresh(new_fusion, spec, seed, world)
-
-        def loss(batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
-            found: dict[str, Tensor] = fusion.loss(batch, rng)  # type: ignore[operator]
-            return found
-
-        job = Job("fusion", spec, config.fusion.train, seed, what)
-        return _train_and_commit(job, f"{config.name}-fusion", fusion, loss, data, inputs, runtime, world)
+        bench = Bench(runtime, inputs, world, FUSION_SET)
+        spec = as_recorded(config.fusion.kind, fusion_args(config, bench.codecs))
+        job = Job("fusion", f"{config.name}-fusion", config.fusion.train, seed_of(config.seed, *b"fusion"), spec)
+        return bench.train(job, new_fusion, identity("train-fusion", config, inputs))
 
 
 def train_generator(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> Artifact:
-    """model:name: the generator. inputs: roles features, codecs, fusion."""
-    what = identity("train-generator", config, inputs)
+    """model:name: the generator. inputs: roles features, codecs, fusion.
+
+    One that has a label head reports on the validation rows after every epoch and on the test rows at the end.
+    """
     settings = config.generator
     with joined(runtime.device) as world:
-        kind = GENERATORS[settings.kind]
-        data = _Data.open(runtime, inputs, kind.feature_set, world)
-        spec = as_recorded(settings.kind, GENERATOR_ARGS[settings.kind](config, data.codecs, inputs["fusion"]))
-        seed = seed_of(config.seed, *b"generator")
-        generator = _fresh(new_generator, spec, seed, world)
-        if spec["args"].get("embedding_width"):
-            # frozen, so embedded once and not at every step
-            fusion = load_fusion(runtime.store, inputs["fusion"], world.device)
-            tensors = _Data.open(runtime, inputs, "tensors", world).samples
-            data = replace(data, samples=with_embeddings(data.samples, tensors, fusion, data.codecs, world.device))
-
-        def loss(batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
-            found: dict[str, Tensor] = generator.loss(batch, rng)  # type: ignore[operator]
-            return found
-
-        job = Job("generator", spec, settings.train, seed, what)
-        return _train_and_commit(job, config.name, generator, loss, data, inputs, runtime, world)
+        bench = Bench(runtime, inputs, world, GENERATORS[settings.kind].feature_set)
+        spec = as_recorded(settings.kind, GENERATOR_ARGS[settings.kind](config, bench.codecs, inputs))
+        job = Job("generator", config.name, settings.train, seed_of(config.seed, *b"generator"), spec)
+        return bench.train(job, new_generator, identity("train-generator", config, inputs))
 
 
 def fusion_still_good(
     config: Config, kept: Artifact, inputs: Mapping[str, Artifact], runtime: Runtime
 ) -> tuple[bool, str]:
-    """Whether a pinned fusion still answers well on validation rows of new data, by its `pin.refit_below`."""
-    return _still_good(config.fusion.pin.refit_below, kept)
+    """Whether a pinned fusion's loss on new validation rows is near the one that it was committed with."""
+    return _still_good(config.fusion.pin.refit_below, new_fusion, kept, inputs, runtime)
 
 
 def generator_still_good(
     config: Config, kept: Artifact, inputs: Mapping[str, Artifact], runtime: Runtime
 ) -> tuple[bool, str]:
-    """Whether a pinned generator may stand for new data, by its `pin.refit_below`."""
-    return _still_good(config.generator.pin.refit_below, kept)
+    """Whether a pinned generator's loss on new validation rows is near the one that it was committed with."""
+    return _still_good(config.generator.pin.refit_below, new_generator, kept, inputs, runtime)
 
 
-def _still_good(floor: float | None, kept: Artifact) -> tuple[bool, str]:
-    return True, f"{kept.ref} has no score of its own to look at (refit_below {floor})"
+def _still_good(
+    floor: float | None, make: Maker, kept: Artifact, inputs: Mapping[str, Artifact], runtime: Runtime
+) -> tuple[bool, str]:
+    """refit_below is compared with the committed validation loss as a share of the new one: 1 is as good as then."""
+    then = (kept.facts["validation"] or {}).get("loss")
+    if floor is None or then is None:
+        return True, "validation loss not looked at"
+    with joined(runtime.device) as world:
+        bench = Bench(runtime, inputs, world, kept.facts["feature_set"])
+        network = load_network(make, kept.facts, runtime.store.read(kept.file("weights").path)).to(world.device)
+        now = bench.validation(network, int(kept.facts["seed"]), int(kept.facts["batch_size"]))
+    if now is None or now["loss"] <= then:
+        return True, "validation loss is no worse"
+    share = then / now["loss"] if then > 0 else 0.0
+    return share >= floor, f"validation loss {now['loss']:.4f}, was {then:.4f} ({share:.2f}, refit_below {floor:.2f})"
 
 
 # ---------------------------------------------------------------- how networks are made
+
+# {"kind", "args"} → a fresh network
+Maker = Callable[[Mapping[str, Any]], nn.Module]
 
 
 def as_recorded(kind: str, args: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,19 +113,20 @@ def fusion_args(config: Config, codecs: CodecSet) -> dict[str, Any]:
     return {"modalities": modalities, "shapes": value_shapes(codecs), "classes": len(codecs.labels), **settings}
 
 
-def joint_flow_args(config: Config, codecs: CodecSet, fusion: Artifact) -> dict[str, Any]:
+def joint_flow_args(config: Config, codecs: CodecSet, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
     """Constructor arguments of the joint flow: latent shapes, width of the fusion embedding, settings."""
     assert isinstance(config.generator, JointFlowConfig)
     settings = config.generator.model_dump(mode="json", exclude={"kind", "train", "pin", "fusion_condition"})
     shapes = {slot: list(codecs.latent_shape(slot)) for slot in codecs.slots}
-    width = fusion.facts["args"]["width"] if config.generator.fusion_condition else None
+    width = inputs["fusion"].facts["args"]["width"] if config.generator.fusion_condition else None
     return {"slots": shapes, "embedding_width": width, **settings}
 
 
-def concat_baseline_args(config: Config, codecs: CodecSet, fusion: Artifact) -> dict[str, Any]:
-    """Constructor arguments of the baseline: shapes of values, encoders by name, target, classes."""
+def concat_baseline_args(config: Config, codecs: CodecSet, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
+    """Constructor arguments of the baseline: shapes of values, encoders by name, target, classes. No other input."""
     settings = config.generator
     assert isinstance(settings, ConcatBaselineConfig)
+    assert inputs
     return {
         "modalities": {slot: codecs.modality(slot) for slot in codecs.slots},
         "shapes": value_shapes(codecs),
@@ -138,19 +139,10 @@ def concat_baseline_args(config: Config, codecs: CodecSet, fusion: Artifact) -> 
     }
 
 
-GENERATOR_ARGS: dict[str, Callable[[Config, CodecSet, Artifact], dict[str, Any]]] = {
+GENERATOR_ARGS: dict[str, Callable[[Config, CodecSet, Mapping[str, Artifact]], dict[str, Any]]] = {
     "joint_flow": joint_flow_args,
     "concat_baseline": concat_baseline_args,
 }
-
-
-def _fresh(
-    make: Callable[[Mapping[str, Any]], nn.Module], spec: Mapping[str, Any], seed: int, world: World
-) -> nn.Module:
-    """A new network whose first weights depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make(spec).to(world.device)
 
 
 # ---------------------------------------------------------------- training
@@ -158,91 +150,145 @@ def _fresh(
 
 @dataclass(frozen=True)
 class Job:
-    """One training of a step. what: its name in progress and files."""
+    """One training. what: its name in progress and files; name: of the artifact; spec: {"kind", "args"}."""
 
     what: str
-    spec: dict[str, Any]
+    name: str
     train: TrainConfig
     seed: int
-    identity: Identity
+    spec: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class _Data:
-    """Training features and what turns them into values. device: where values are made."""
+class Bench:
+    """The features of a step, opened, and the training of a network on them."""
 
-    samples: Samples
-    codecs: CodecSet
-    feature_set: FeatureSet
-    world: World
+    def __init__(
+        self, runtime: Runtime, inputs: Mapping[str, Artifact], world: World, feature_set: FeatureSet
+    ) -> None:
+        self.runtime, self.inputs, self.world, self.feature_set = runtime, inputs, world, feature_set
+        self.codecs = CodecSet.load(runtime.store, inputs["codecs"])
 
-    @classmethod
-    def open(cls, runtime: Runtime, inputs: Mapping[str, Artifact], feature_set: FeatureSet, world: World) -> _Data:
-        codecs = CodecSet.load(runtime.store, inputs["codecs"])
-        samples = open_samples(runtime.store, inputs["features"], feature_set, "train")
+    def train(self, job: Job, make: Maker, what: Identity) -> Artifact:
+        """Train a fresh network and commit it."""
+        network: Any = self._fresh(make, job)
+        samples = self._samples("train", network)
         if samples is None:
-            raise ConfigError("wanted training samples, the features have none; look at the splits of `validate`")
-        return cls(samples, codecs, feature_set, world)
+            raise ConfigError(f"{job.what}: wanted training samples, there are none; look at the splits of `validate`")
+        draft = Draft(self.runtime.store, "model", job.name, what.fingerprint)
+        checkpoint = Checkpoint(self.runtime.store, what.fingerprint)
+        reports = Reports(self, network, job.train, self.runtime.progress)
+        trained = train(
+            network, network.loss, self._loader(samples, job.train.batch_size, job.seed), job.train, world=self.world,
+            seed=job.seed, what=job.what, checkpoint=checkpoint, callbacks=Callbacks(on_epoch=reports.epoch),
+            progress=self.runtime.progress,
+        )  # fmt: skip
+        made = self._commit(draft, job, what, trained, reports.end())
+        if self.world.first:
+            checkpoint.clear()
+        return made
 
-    def loader(self, batch_size: int, seed: int) -> Loader:
+    def validation(self, network: nn.Module, seed: int, batch_size: int) -> dict[str, float] | None:
+        """{"loss", "n"} over the validation rows, with noise that depends on the seed alone; None if there are none."""
+        samples = self._samples("validation", network)
+        if samples is None:
+            return None
+        alone = replace(self.world, rank=0, size=1)
+        loader = self._loader(samples, batch_size, seed, alone)
+        held: Any = network
+        return {"loss": mean_loss(held.eval(), held.loss, loader, seed), "n": len(samples)}
+
+    def tensors(self, split: str) -> Loader | None:
+        """One fixed order of a split's `tensors` values."""
+        samples = open_samples(self.runtime.store, self.inputs["features"], "tensors", split)
+        if samples is None:
+            return None
+        to_value = {slot: how.value for slot, how in self.codecs.preprocesses.items()}
+        return Loader(samples, batch_size=256, to_value=to_value, shuffle=False, device=self.world.device)
+
+    def _fresh(self, make: Maker, job: Job) -> nn.Module:
+        """A new network whose first weights depend on the seed alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(job.seed)
+            return make(job.spec).to(self.world.device)
+
+    def _samples(self, split: str, network: nn.Module) -> Samples | None:
+        """A split's features, with the fusion embeddings beside the latents where the network wants them."""
+        store, features = self.runtime.store, self.inputs["features"]
+        samples = open_samples(store, features, self.feature_set, split)
+        if samples is None or not getattr(network, "embedding_width", None):
+            return samples
+        tensors = open_samples(store, features, FUSION_SET, split)
+        assert tensors is not None
+        # frozen, so embedded once and not at every step
+        fusion = load_fusion(store, self.inputs["fusion"], self.world.device)
+        return with_embeddings(samples, tensors, fusion, self.codecs, self.world.device)
+
+    def _loader(self, samples: Samples, batch_size: int, seed: int, world: World | None = None) -> Loader:
+        place = world or self.world
         to_value = {slot: how.value for slot, how in self.codecs.preprocesses.items()}
         return Loader(
-            self.samples, batch_size=batch_size, seed=seed, device=self.world.device,
+            samples, batch_size=batch_size, seed=seed, device=place.device, rank=place.rank, world=place.size,
             to_value=to_value if self.feature_set == "tensors" else None,
-            rank=self.world.rank, world=self.world.size,
+        )  # fmt: skip
+
+    def _commit(
+        self, draft: Draft, job: Job, what: Identity, trained: Trained, report: Mapping[str, Any] | None
+    ) -> Artifact:
+        weights = weights_of(trained.module)
+        draft.put(f"{job.what}-{sha256(weights)[:8]}.safetensors", weights, "weights")
+        draft.put(f"{job.what}.jsonl", history(trained), "history")
+        facts = {
+            **job.spec,
+            "feature_set": self.feature_set,
+            "slots": {slot: self.codecs.modality(slot) for slot in self.codecs.slots},
+            "labels": list(self.codecs.labels) or None,
+            "parameters": sum(weight.numel() for weight in trained.module.parameters()),
+            "steps": trained.steps,
+            "skipped": trained.skipped,
+            "samples": trained.samples,
+            "seed": job.seed,
+            "batch_size": job.train.batch_size,
+            "loss": trained.curves.loss[-1] if trained.curves.loss else None,
+            "validation": self.validation(trained.module, job.seed, job.train.batch_size),
+            "label_report": report,
+            "train_shards": {
+                str(entry.facts["digest"]): int(entry.facts["samples"])
+                for entry in self.inputs["features"].by_role("features")
+                if entry.facts["split"] == "train"
+            },
+        }
+        return draft.commit(
+            step=f"train-{job.what}", config=what.config, facts=facts, pin=what.pin,
+            inputs={role: given.link for role, given in self.inputs.items()},
+            circumstance=circumstance(
+                device=str(self.world.device), processes=self.world.size, seconds=round(trained.seconds, 2),
+                bf16=trained.bf16,
+            ),
         )  # fmt: skip
 
 
-def _train_and_commit(
-    job: Job,
-    name: str,
-    module: nn.Module,
-    loss: Loss,
-    data: _Data,
-    inputs: Mapping[str, Artifact],
-    runtime: Runtime,
-    world: World,
-    callbacks: Callbacks | None = None,
-) -> Artifact:
-    draft = Draft(runtime.store, "model", name, job.identity.fingerprint)
-    checkpoint = Checkpoint(runtime.store, job.identity.fingerprint)
-    trained = train(
-        module, loss, data.loader(job.train.batch_size, job.seed), job.train, world=world, seed=job.seed,
-        what=job.what, checkpoint=checkpoint, callbacks=callbacks, progress=runtime.progress,
-    )  # fmt: skip
-    made = _commit(draft, job, trained, data, inputs, world)
-    if world.first:
-        checkpoint.clear()
-    return made
+class Reports:
+    """What is said while a network with a budget of epochs trains: its loss, and what its label head gets right."""
 
+    def __init__(self, bench: Bench, network: Any, settings: TrainConfig, progress: Progress) -> None:
+        self.bench, self.network, self.progress = bench, network, progress
+        self.on = settings.epochs is not None
+        self.labels = bench.codecs.labels if hasattr(network, "classify") else ()
 
-def _commit(
-    draft: Draft, job: Job, trained: Trained, data: _Data, inputs: Mapping[str, Artifact], world: World
-) -> Artifact:
-    weights = weights_of(trained.module)
-    draft.put(f"{job.what}-{sha256(weights)[:8]}.safetensors", weights, "weights")
-    draft.put(f"{job.what}.jsonl", history(trained), "history")
-    facts = {
-        **job.spec,
-        "feature_set": data.feature_set,
-        "slots": {slot: data.codecs.modality(slot) for slot in data.codecs.slots},
-        "labels": list(data.codecs.labels) or None,
-        "parameters": sum(weight.numel() for weight in trained.module.parameters()),
-        "steps": trained.steps,
-        "skipped": trained.skipped,
-        "samples": trained.samples,
-        "loss": trained.curves.loss[-1] if trained.curves.loss else None,
-        "train_shards": {
-            str(entry.facts["digest"]): int(entry.facts["samples"])
-            for entry in inputs["features"].by_role("features")
-            if entry.facts["split"] == "train"
-        },
-    }
-    return draft.commit(
-        step=f"train-{job.what}", config=job.identity.config, facts=facts, pin=job.identity.pin,
-        inputs={role: given.link for role, given in inputs.items()},
-        circumstance=circumstance(
-            device=str(world.device), processes=world.size, seconds=round(trained.seconds, 2),
-        ),
-    )  # fmt: skip
+    def epoch(self, number: int, loss: float) -> None:
+        """`Epoch n, train loss: x.xxx`, and the report on the validation rows."""
+        if self.on:
+            self.progress.say(f"Epoch {number}, train loss: {loss:.3f}")
+            self._report("validation", "dev")
 
+    def end(self) -> dict[str, Any] | None:
+        """The report on the test rows, shown and as numbers; None without a label head."""
+        return self._report("test", "test") if self.on else None
+
+    def _report(self, split: str, word: str) -> dict[str, Any] | None:
+        loader = self.bench.tensors(split) if self.labels else None
+        found = label_report(self.network.eval(), loader, self.labels) if loader is not None else None
+        if found is None:
+            return None
+        self.progress.say(f"{word} report\n{found.text}")
+        return {"micro_f1": found.micro_f1, "macro_f1": found.macro_f1, "weighted_f1": found.weighted_f1, "n": found.n}

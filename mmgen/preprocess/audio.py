@@ -24,7 +24,7 @@ GRIFFIN_LIM_ROUNDS = 48
 
 @functools.lru_cache(maxsize=8)
 def _mel(sample_rate_hz: int, mels: int, n_fft: int, hop: int, f_min_hz: float, f_max_hz: float) -> torch.nn.Module:
-    transform = torchaudio.transforms.MelSpectrogram(
+    transform: torch.nn.Module = torchaudio.transforms.MelSpectrogram(
         sample_rate_hz, n_fft=n_fft, hop_length=hop, f_min=f_min_hz, f_max=f_max_hz, n_mels=mels, power=1.0
     )
     transform.requires_grad_(False)
@@ -33,7 +33,8 @@ def _mel(sample_rate_hz: int, mels: int, n_fft: int, hop: int, f_min_hz: float, 
 
 def filters(sample_rate_hz: int, mels: int, n_fft: int, f_min_hz: float, f_max_hz: float) -> Tensor:
     """Triangular mel filters (F, M), F = n_fft // 2 + 1."""
-    return torchaudio.functional.melscale_fbanks(n_fft // 2 + 1, f_min_hz, f_max_hz, mels, sample_rate_hz)
+    bank: Tensor = torchaudio.functional.melscale_fbanks(n_fft // 2 + 1, f_min_hz, f_max_hz, mels, sample_rate_hz)
+    return bank
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class AudioPreprocess:
         magnitude_BFT = self._magnitudes(mel_BMT)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            wave = torchaudio.functional.griffinlim(
+            wave: Tensor = torchaudio.functional.griffinlim(
                 magnitude_BFT, window=torch.hann_window(self.n_fft), n_fft=self.n_fft, hop_length=self.hop,
                 win_length=self.n_fft, power=1.0, n_iter=GRIFFIN_LIM_ROUNDS, momentum=0.99,
                 length=self.samples, rand_init=True,
@@ -132,7 +133,7 @@ class AudioPreprocess:
         Lee & Seung's rule for a non-negative factor keeps what is positive positive and lowers the squared error.
         """
         bank_FM = filters(self.sample_rate_hz, self.mels, self.n_fft, self.f_min_hz, self._top_hz)
-        guess_BFT = (torch.linalg.pinv(bank_FM.T) @ mel_BMT).clamp(min=1e-5)
+        guess_BFT: Tensor = (torch.linalg.pinv(bank_FM.T) @ mel_BMT).clamp(min=1e-5)
         wanted_BFT = bank_FM @ mel_BMT
         gram_FF = bank_FM @ bank_FM.T
         for _ in range(20):

@@ -52,7 +52,7 @@ class Tokenizer:
         try:
             inner = tokenizers.Tokenizer.from_str(data.decode())
         except Exception as error:  # the library raises bare Exception
-            raise IntegrityError(f"tokenizer: wanted the JSON of a tokenizer, came {len(data)} bytes: {error}") from error
+            raise IntegrityError(f"tokenizer: wanted its JSON, came {len(data)} bytes: {error}") from error
         if [inner.token_to_id(token) for token in SPECIAL] != [PAD, BOS, EOS]:
             raise IntegrityError(f"tokenizer: wanted {SPECIAL} as ids 0, 1, 2")
         return cls(inner)

@@ -56,6 +56,7 @@ class Trained:
     curves: Curves
     seconds: float
     samples: int
+    bf16: bool
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ def seed_of(*parts: int) -> int:
 def bf16_works(device: torch.device) -> bool:
     """Whether bfloat16 has instructions of its own there."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and (
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool(
         torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     )
 
@@ -102,6 +103,20 @@ def train(
     run = _Run(module, loss, loader, config, world, seed, what, checkpoint, callbacks or Callbacks(), bf16)
     with torch.random.fork_rng(devices=[world.device] if world.device.type == "cuda" else []):
         return run.run(progress or Silent())
+
+
+@torch.no_grad()
+def mean_loss(module: nn.Module, loss: Loss, loader: Loader, seed: int) -> float:
+    """Mean loss over one epoch of `loader`, in float32, with noise that depends on (seed, batch) alone."""
+    rng = torch.Generator(loader.device)
+    total, weight = 0.0, 0.0
+    module.eval()
+    for number, batch in enumerate(loader):
+        rng.manual_seed(seed_of(seed, number))
+        rows = float(batch.weights_B.sum())
+        total += float(loss(batch, rng)["loss"]) * rows
+        weight += rows
+    return total / max(1.0, weight)
 
 
 class _Run:
@@ -158,7 +173,7 @@ class _Run:
             self.module.load_state_dict(self.average.module.state_dict())
         self.module.eval()
         seconds = time.monotonic() - started
-        return Trained(self.module, self.step, self.skipped, self.curves, seconds, self.loader.consumed)
+        return Trained(self.module, self.step, self.skipped, self.curves, seconds, self.loader.consumed, self.bf16)
 
     def _take_step(self) -> None:
         """One global batch: every slice's gradient, summed over slices and processes, then one update."""
@@ -170,7 +185,7 @@ class _Run:
             torch.manual_seed(seed_of(self.seed, self.step, number, 1))  # dropout draws from the global stream
             with self._autocast():
                 losses = self.loss(part, self.rng)
-            (losses["loss"] * share).backward()
+            torch.autograd.backward([losses["loss"] * share])
             for name, value in losses.items():
                 scaled = value.detach().float() * share
                 totals[name] = totals[name] + scaled if name in totals else scaled

@@ -90,7 +90,7 @@ class Average:
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.module = copy.deepcopy(module).requires_grad_(False).eval()
         self.decay = decay
-        self._mine = [*self.module.parameters()]
+        self._mine: list[Tensor] = [*self.module.parameters()]
         self._theirs = [weight.detach() for weight in module.parameters()]
         self._buffers = list(zip(self.module.buffers(), module.buffers(), strict=True))
 

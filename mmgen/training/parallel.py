@@ -35,7 +35,7 @@ class World:
         for members in groups.values():
             flat = torch.cat([tensor.reshape(-1) for tensor in members])
             dist.all_reduce(flat)
-            for tensor, part in zip(members, flat.split([t.numel() for t in members]), strict=True):
+            for tensor, part in zip(members, torch.split(flat, [t.numel() for t in members]), strict=True):
                 tensor.copy_(part.view_as(tensor))
 
     def share(self, tensors: Iterable[Tensor]) -> None:
