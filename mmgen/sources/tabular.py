@@ -7,7 +7,7 @@ import io
 import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -66,21 +66,29 @@ def format_of(path: str) -> str:
 def open_table(path: str) -> tuple[list[str], Iterator[Record]]:
     """The column names of a table, and its records in order. Raises SourceError if it cannot be read at all."""
     kind = format_of(path)
-    stream = _stream(path)
+    opened = _opener(path)
     match kind:
         case "csv" | "tsv":
-            return _delimited(stream, path, DELIMITERS[kind])
+            return _delimited(opened, path, DELIMITERS[kind])
         case "jsonl":
-            return _headed(_json_lines(stream))
+            return _headed(_json_lines(opened))
         case "json":
-            return _headed(_json_list(stream, path))
+            return _headed(_json_list(opened, path))
         case _:
-            return _parquet(stream, path)
+            return _parquet(opened, path)
 
 
-def _stream(path: str) -> IO[bytes]:
+# opens the table's bytes anew: once for its head, once when its records are asked for, so that none stays open
+_Opener = Callable[[], IO[bytes]]
+
+
+def _opener(path: str) -> _Opener:
     try:
-        return io.BytesIO(read_uri(path)) if "://" in path else open(path, "rb")
+        if "://" in path:
+            data = read_uri(path)
+            return lambda: io.BytesIO(data)
+        with open(path, "rb"):
+            return lambda: open(path, "rb")
     except FileNotFoundError:
         raise SourceError(f"source.path: {path}: no such file") from None
     except OSError as error:
@@ -90,32 +98,38 @@ def _stream(path: str) -> IO[bytes]:
 # ---------------------------------------------------------------- CSV and TSV
 
 
-def _delimited(stream: IO[bytes], path: str, delimiters: str) -> tuple[list[str], Iterator[Record]]:
-    mark = stream.read(2)
-    stream.seek(0)
-    encoding = "utf-16" if mark in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    text = io.TextIOWrapper(
-        stream, encoding, errors="surrogateescape" if encoding == "utf-8-sig" else "replace", newline=""
-    )
-    first = text.readline()
-    text.seek(0)
-    delimiter = max(delimiters, key=first.count)
+def _delimited(opened: _Opener, path: str, delimiters: str) -> tuple[list[str], Iterator[Record]]:
     csv.field_size_limit(MAX_CELL_CHARS)
-    reader = csv.reader(text, delimiter=delimiter, strict=True)
-    try:
-        names = next(reader, [])
-    except csv.Error as error:
-        raise SourceError(f"source.path: {path}: its header is not CSV: {error}") from error
+    with _decoded(opened) as text:
+        first = text.readline()
+        text.seek(0)
+        delimiter = max(delimiters, key=first.count)
+        try:
+            names = next(csv.reader(text, delimiter=delimiter, strict=True), [])
+        except csv.Error as error:
+            raise SourceError(f"source.path: {path}: its header is not CSV: {error}") from error
     if not any(names):
         raise SourceError(f"source.path: {path}: wanted a header with column names, came an empty file")
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
         raise SourceError(f"source.path: {path}: column '{twice[0]}' occurs twice in its header")
-    return names, _csv_records(reader, names, text)
+    return names, _csv_records(opened, names, delimiter)
 
 
-def _csv_records(reader: Any, names: list[str], text: io.TextIOWrapper) -> Iterator[Record]:
-    with text:
+def _decoded(opened: _Opener) -> io.TextIOWrapper:
+    stream = opened()
+    mark = stream.read(2)
+    stream.seek(0)
+    if mark in (b"\xff\xfe", b"\xfe\xff"):
+        return io.TextIOWrapper(stream, "utf-16", errors="replace", newline="")
+    # bytes that are no UTF-8 become lone surrogates, which `with_clean_text` rejects row by row
+    return io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
+
+
+def _csv_records(opened: _Opener, names: list[str], delimiter: str) -> Iterator[Record]:
+    with _decoded(opened) as text:
+        reader = csv.reader(text, delimiter=delimiter, strict=True)
+        next(reader)
         while True:
             try:
                 cells = next(reader)
@@ -142,8 +156,8 @@ def _headed(records: Iterator[Record]) -> tuple[list[str], Iterator[Record]]:
     return list(names), itertools.chain(head, records)
 
 
-def _json_lines(stream: IO[bytes]) -> Iterator[Record]:
-    with stream:
+def _json_lines(opened: _Opener) -> Iterator[Record]:
+    with opened() as stream:
         for number, line in enumerate(stream, start=1):
             line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
             if not line.strip():
@@ -160,8 +174,8 @@ def _json_lines(stream: IO[bytes]) -> Iterator[Record]:
             )
 
 
-def _json_list(stream: IO[bytes], path: str) -> Iterator[Record]:
-    with stream:
+def _json_list(opened: _Opener, path: str) -> Iterator[Record]:
+    with opened() as stream:
         try:
             values = json.loads(stream.read().decode("utf-8-sig"))
         except (ValueError, RecursionError) as error:
@@ -179,21 +193,20 @@ def _json_list(stream: IO[bytes], path: str) -> Iterator[Record]:
 # ---------------------------------------------------------------- Parquet
 
 
-def _parquet(stream: IO[bytes], path: str) -> tuple[list[str], Iterator[Record]]:
+def _parquet(opened: _Opener, path: str) -> tuple[list[str], Iterator[Record]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    def records(table: pq.ParquetFile) -> Iterator[Record]:
-        with stream:
+    def records() -> Iterator[Record]:
+        with opened() as stream:
             try:
-                for batch in table.iter_batches(batch_size=256):
+                for batch in pq.ParquetFile(stream).iter_batches(batch_size=256):
                     yield from batch.to_pylist()
             except (pa.ArrowException, OSError) as error:
                 raise SourceError(f"source.path: {path}: a broken Parquet file: {error}") from error
 
-    try:
-        table = pq.ParquetFile(stream)
-    except (pa.ArrowException, OSError) as error:
-        stream.close()
-        raise SourceError(f"source.path: {path}: not a Parquet file: {error}") from error
-    return list(table.schema_arrow.names), records(table)
+    with opened() as stream:
+        try:
+            return list(pq.ParquetFile(stream).schema_arrow.names), records()
+        except (pa.ArrowException, OSError) as error:
+            raise SourceError(f"source.path: {path}: not a Parquet file: {error}") from error
