@@ -1,4 +1,4 @@
-"""The facts table: one row per probed sample of a staging batch or a shard. Made by `ingest`, read by every step after it.
+"""The facts table: one row per probed sample of a staging batch or a shard. Made by `ingest`, read by all after it.
 
 Fixed columns:
     row     0-based record number in the source
@@ -6,9 +6,9 @@ Fixed columns:
     label, group, split   the user's columns, null where there are none
     meta    JSON object of strings: further columns
     texts   JSON object: text slot → its alternatives
-and for each slot `<slot>.present`, `.sha256` (hex, of the bytes as they came), `.bytes`, `.ext` (null where absent), and what its
-modality probes: image `.width .height .mode .phash`; audio `.seconds .rate_hz .channels .rms_db .peak .ahash`; text `.chars .words`.
-Hashes are 16 hex digits (64 bits). `rms_db` is in dBFS, `peak` is of full scale.
+and for each slot `<slot>.present`, `.sha256` (hex, of the bytes as they came), `.bytes`, `.ext` (null where absent),
+and what its modality probes: image `.width .height .mode .phash`; audio `.seconds .rate_hz .channels .rms_db .peak
+.ahash`; text `.chars .words`. Hashes are 16 hex digits (64 bits). `rms_db` is in dBFS, `peak` is of full scale.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _slot_columns(slot: str, modality: str) -> dict[str, pa.Column]:
 
 
 def facts_schema(slots: Mapping[str, str]) -> pa.DataFrameSchema:
-    """The schema for these slots (name → modality). Further columns are allowed: they are facts that a later version knows."""
+    """The schema for these slots (name → modality). Further columns are allowed: a later version may measure more."""
     columns: dict[str, pa.Column] = {
         "row": pa.Column(pl.Int64, pa.Check.ge(0), unique=True),
         "key": pa.Column(pl.String, pa.Check.str_length(min_value=1)),
@@ -94,7 +94,10 @@ def failures(facts: pl.DataFrame, slots: Mapping[str, str], *, cap: int = 1_000)
         cases: list[dict[str, Any]] = errors.failure_cases.head(10 * cap).to_dicts()
         found = [
             Failure(
-                str(case["column"] or case["failure_case"]), str(case["check"]), str(case["failure_case"])[:80], case["index"]
+                str(case["column"] or case["failure_case"]),
+                str(case["check"]),
+                str(case["failure_case"])[:80],
+                case["index"],
             )
             for case in cases
         ]

@@ -25,6 +25,7 @@ class Scores(pa.DataFrameModel):
         strict = True
 
     @pa.dataframe_check
+    @classmethod
     def interval_holds_value(cls, data: pa.PolarsData) -> pl.LazyFrame:
         """low ≤ value ≤ high, up to rounding."""
         slack = 1e-9

@@ -4,12 +4,13 @@ Samples are compared over their media only (text alone never links): equal when 
 bytes, near when every one of them is proposed by its 64-bit hash and confirmed by a second measure, the correlation
 of 32×32 thumbnails (grey for images, log-spectrogram for audio). Samples with different sets of media never link.
 
-The search is multi-index hashing (Norouzi, Punjani and Fleet, 2012): cut the hash into radius + 1 bands; two hashes within the radius
-agree on at least one whole band (pigeonhole), so only equal bands are compared.
+The search is multi-index hashing (Norouzi, Punjani and Fleet, 2012): cut the hash into radius + 1 bands; two hashes
+within the radius agree on at least one whole band (pigeonhole), so only equal bands are compared.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ def near_pairs(hashes_N: Hash, radius_bits: int) -> tuple[Int, Int]:
     bands = radius_bits + 1
     edges = [round(band * HASH_BITS / bands) for band in range(bands + 1)]
     found: list[Int] = []
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in itertools.pairwise(edges):
         mask = np.uint64((1 << (high - low)) - 1)
         found.append(_pairs_of_equal((hashes_N >> np.uint64(low)) & mask, hashes_N, radius_bits))
     pairs = np.unique(np.concatenate(found), axis=0) if found else np.empty((0, 2), np.int64)
@@ -62,7 +63,7 @@ def near_pairs(hashes_N: Hash, radius_bits: int) -> tuple[Int, Int]:
 def _pairs_of_equal(band_N: Hash, hashes_N: Hash, radius_bits: int) -> Int:
     """Pairs (i < j) of equal band whose whole hashes are within the radius; memory stays O(N) per pass.
 
-    Sorted by band, a bucket is a run; pass d compares each place with the one d further on, for as long as any run goes on.
+    Sorted by band, a bucket is a run; pass d compares each place with the one d further on, while any run goes on.
     """
     order = np.argsort(band_N, kind="stable").astype(np.int64)
     band, hashes = band_N[order], hashes_N[order]
@@ -116,7 +117,7 @@ def find_duplicates(
         for member, (other, score) in _near(hashes_NS, members, radius_bits, confirm, thumbnails).items():
             exemplar[member], similarity[member] = other, score
     # what equals a near-duplicate belongs to the near-duplicate's exemplar: its media are the same bytes
-    for index in np.flatnonzero(exact):
+    for index in np.flatnonzero(exact).tolist():
         first = int(exemplar[index])
         if exemplar[first] != first:
             exemplar[index], exact[index], similarity[index] = exemplar[first], False, similarity[first]
@@ -189,7 +190,7 @@ class _Shelf:
         self.members.append(member)
 
     def match(self, view: _View, confirm: float) -> tuple[int, float] | None:
-        """The earliest exemplar whose every slot correlates at least `confirm` with the view's, and the lowest correlation.
+        """The earliest exemplar whose every slot correlates at least `confirm` with the view's; the lowest correlation.
 
         Two flat slots of the same level correlate fully, a flat one with any other not at all.
         """
@@ -202,7 +203,7 @@ class _Shelf:
 
 
 def _neighbours(distinct_NS: Hash, radius_bits: int) -> dict[int, list[int]]:
-    """Other distinct hash rows within the radius on every slot. The most varied slot proposes, the others must agree."""
+    """Other distinct hash rows within the radius on every slot. The most varied slot proposes, the others agree."""
     variety = [len(np.unique(distinct_NS[:, slot])) for slot in range(distinct_NS.shape[1])]
     proposer = int(np.argmax(variety))
     values, place_N = np.unique(distinct_NS[:, proposer], return_inverse=True)

@@ -1,7 +1,7 @@
 """The step `shard`: kept rows → the version's shards. Only writes; every decision is in the verdicts.
 
-Shards are named by their digest and shared between versions: what the base version has and did not change stays where it is,
-new rows make new shards, and a base shard that holds a changed or removed row is written anew with what is left of it.
+Shards are named by their digest and shared between versions: what the base version has and did not change stays where
+it is, new rows make new shards, and a base shard that holds a changed or removed row is written anew with what is left.
 Same source, configuration and base → the same bytes, at any number of workers (law 5).
 """
 
@@ -88,7 +88,7 @@ def _shuffled(pieces: Iterable[Piece], seed: int) -> list[Piece]:
 
 
 def _cut(pieces: Sequence[Piece], config: ShardConfig, least: int) -> list[list[Piece]]:
-    """Even runs under both caps, at least `least` of them as far as there are pieces. A piece above the cap is alone."""
+    """Even runs under both caps, at least `least` of them as far as there are pieces. One above the cap is alone."""
     if not pieces:
         return []
     size = sum(piece.size for piece in pieces)
@@ -124,13 +124,14 @@ def shard(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> A
     infos = [_adopt(draft, base, digest) for digest in made.shared] if base else []
     infos += [_name(draft, info) for info in _write(config.name, made, rows, staging, slots, runtime)]
     _check(infos, rows, verdicts)
-    infos.sort(key=lambda info: (split_rank(info.split)))
+    infos.sort(key=lambda info: split_rank(info.split))
     labels = sorted(rows["label"].drop_nulls().unique().to_list()) or None
     facts = {
         "counts": dict(verdicts.facts["counts"]),
         "splits": dict(verdicts.facts["splits"]),
         "slots": {
-            slot: {"modality": modality, "present": int(rows[f"{slot}.present"].sum())} for slot, modality in slots.items()
+            slot: {"modality": modality, "present": int(rows[f"{slot}.present"].sum())}
+            for slot, modality in slots.items()
         },
         "labels": labels,
         "base": verdicts.facts["base"],
@@ -150,7 +151,9 @@ def _kept_rows(store: Store, verdicts: Artifact, staging: Artifact, slots: Mappi
     judged = table.select("row", pl.col("split").alias("assigned"), "digest", "dropped_slots")
     rows = read_facts(store, staging).join(judged, on="row", how="inner", maintain_order="left")
     if rows.height != table.height:
-        raise IntegrityError(f"{verdicts.ref}: {table.height} rows are kept, staging has facts of {rows.height} of them")
+        raise IntegrityError(
+            f"{verdicts.ref}: {table.height} rows are kept, staging has facts of {rows.height} of them"
+        )
     changed = []
     for slot in slots:
         gone = pl.col("dropped_slots").list.contains(slot)
@@ -222,7 +225,8 @@ def write_shard(
 ) -> list[dict[str, Any]]:
     """Write one shard into the store at `uri`: its tar, the facts of exactly its rows, its index and stats.
 
-    facts: Parquet of its rows in the order of the tar. staged: the staging's fingerprint. Returns the four file entries as plain data.
+    facts: Parquet of its rows in the order of the tar. staged: the staging's fingerprint. Returns its four file entries
+    as plain data.
     """
     store = Store(uri)
     staging = artifact.find_staging(store, staged)
@@ -242,7 +246,15 @@ def write_shard(
     entries = []
     for role, (path, content) in files.items():
         store.write(path, content)
-        entries.append({"path": path, "size": len(content), "sha256": hashlib.sha256(content).hexdigest(), "role": role, "facts": about})
+        entries.append(
+            {
+                "path": path,
+                "size": len(content),
+                "sha256": hashlib.sha256(content).hexdigest(),
+                "role": role,
+                "facts": about,
+            }
+        )
     return entries
 
 
@@ -251,12 +263,15 @@ def _members(table: pl.DataFrame, media: StagedMedia, slots: Mapping[str, str]) 
     for row in table.iter_rows(named=True):
         texts = {slot: each for slot, each in json.loads(row["texts"]).items() if row[f"{slot}.present"]}
         about = {
-            "key": row["key"], "label": row["label"], "group": row["group"], "texts": texts, "meta": json.loads(row["meta"]),
+            "key": row["key"], "label": row["label"], "group": row["group"], "texts": texts,
+            "meta": json.loads(row["meta"]),
         }  # fmt: skip
         mine = {"json": canonical_json(about)}
         for slot, modality in slots.items():
             if row[f"{slot}.present"]:
-                data = texts[slot][0].encode() if modality == "text" else media.read(row["row"], slot, row[f"{slot}.ext"])
+                data = (
+                    texts[slot][0].encode() if modality == "text" else media.read(row["row"], slot, row[f"{slot}.ext"])
+                )
                 mine[member_suffix(slot, "txt" if modality == "text" else row[f"{slot}.ext"])] = data
         safe = safe_key(row["key"])
         yield from ((f"{safe}.{suffix}", data) for suffix, data in sorted(mine.items()))
@@ -274,15 +289,16 @@ def _stats(table: pl.DataFrame, slots: Mapping[str, str], size: int) -> dict[str
         "successes": table.height,
         "bytes": size,
         "present": {slot: int(table[f"{slot}.present"].sum()) for slot in slots},
-        "labels": {row["label"]: row["len"] for row in table.drop_nulls("label").group_by("label").len().sort("label").to_dicts()},
+        "labels": {
+            row["label"]: row["len"]
+            for row in table.drop_nulls("label").group_by("label").len().sort("label").to_dicts()
+        },
     }
 
 
 def _check(infos: Sequence[ShardInfo], rows: pl.DataFrame, verdicts: Artifact) -> None:
     """Law 6 once more, on what was written. Raises IntegrityError."""
     check_counts(verdicts.facts["counts"])
-    written = sum(info.samples for info in infos)
-    if not written == rows.height == verdicts.facts["counts"]["kept"]:
-        raise IntegrityError(
-            f"{verdicts.ref}: keeps {verdicts.facts['counts']['kept']} rows, {rows.height} were read and {written} are in shards"
-        )
+    kept, written = verdicts.facts["counts"]["kept"], sum(info.samples for info in infos)
+    if not written == rows.height == kept:
+        raise IntegrityError(f"{verdicts.ref}: keeps {kept} rows, {rows.height} were read and {written} are in shards")

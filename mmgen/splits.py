@@ -18,7 +18,9 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A sample as the splits see it. own: a split that is given (the user's column, held out). kept: the base version's.
+    """A sample as the splits see it.
+
+    own: a split that is given (the user's column, held out). kept: the base version's.
     exemplar: index of the sample that it repeats, its own index if none."""
 
     key: str
@@ -61,7 +63,7 @@ def deal(
     seed: int,
     held: Mapping[tuple[str, str], str],
 ) -> dict[tuple[str, str], str]:
-    """Deal few units out: in the order of their hash, each goes to the split that is furthest below its share of samples.
+    """Deal few units out: in the order of their hash, each goes to the split that is furthest below its share.
 
     The last units go to splits that have none yet, so each split has at least one as long as there are units.
     sizes: samples per unit. held: units that have a split already. Returns the splits of the others.
@@ -101,8 +103,10 @@ def assign(members: Sequence[Member], shares: Mapping[str, float], seed: int) ->
 
 
 def _units(members: Sequence[Member]) -> list[tuple[str, str]]:
-    """("group", name) or ("key", key) per member. An ungrouped exemplar joins the group of the first sample that repeats it,
-    so that its cluster needs no bridge."""
+    """("group", name) or ("key", key) per member.
+
+    An ungrouped exemplar joins the group of the first sample that repeats it, so that its cluster needs no bridge.
+    """
     lent: dict[int, str] = {}
     for index, member in enumerate(members):
         if member.exemplar != index and member.group is not None and members[member.exemplar].group is None:

@@ -1,6 +1,6 @@
 """The step `validate`: facts → verdicts, splits, gate and the data report. It allots the dataset version.
 
-Reads staging's facts and rejections, and media only of samples that a hash proposes as near-duplicates or that the report shows.
+Reads staging's facts and rejections, and media only of samples that a hash proposes or that the report shows.
 A version whose gate failed is committed all the same, stays inspectable, and is never a base.
 """
 
@@ -18,8 +18,8 @@ from mmgen.errors import GateError, IntegrityError, SourceError
 from mmgen.identity import identity
 from mmgen.modalities.probing import Thumb
 from mmgen.modalities.table import MODALITIES
-from mmgen.report import data_report
 from mmgen.records import Modality
+from mmgen.report import data_report
 from mmgen.runtime import Runtime, circumstance
 from mmgen.staging import StagedMedia, read_facts, read_rejections
 from mmgen.tables import parquet, read_kept
@@ -31,7 +31,7 @@ FAILURE_CAP = 1_000
 def validate(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> Artifact:
     """Judge every staged sample and commit `verdicts:<name>` into the dataset version that it allots.
 
-    inputs: {"staging"}. Raises GateError, after the commit, if the gate says no; IntegrityError if staging is not whole.
+    inputs: {"staging"}. Raises GateError, after the commit, if the gate says no; IntegrityError if staging is broken.
     """
     store, known = runtime.store, identity("validate", config, inputs)
     slots = {name: slot.modality for name, slot in config.slots.items()}
@@ -62,7 +62,7 @@ def validate(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -
     made = draft.commit(
         step="validate", config=known.config, pin=known.pin, circumstance=circumstance(),
         inputs={role: each.link for role, each in inputs.items()},
-        facts=_facts(decision, facts, slots, before), passed=not decision.gate,
+        facts=_facts(decision, slots, before), passed=not decision.gate,
     )  # fmt: skip
     if not made.passed:
         raise GateError(f"{made.ref}: {'; '.join(made.facts['gate'])}; see {store.full(made.file('report').path)}")
@@ -96,14 +96,16 @@ def _base(before: Artifact | None, facts: pl.DataFrame | None) -> Base:
     )
 
 
-def _facts(decision: Decision, facts: pl.DataFrame, slots: Mapping[str, str], before: Artifact | None) -> dict[str, object]:
+def _facts(decision: Decision, slots: Mapping[str, str], before: Artifact | None) -> dict[str, object]:
     """What the manifest says of the version."""
     rejected = decision.verdicts.filter(pl.col("verdict") != "kept").group_by("verdict", "reason").len()
     return {
         "counts": decision.counts,
         "splits": decision.splits,
         "reasons": {
-            verdict: {row["reason"]: row["len"] for row in rejected.sort("reason").to_dicts() if row["verdict"] == verdict}
+            verdict: {
+                row["reason"]: row["len"] for row in rejected.sort("reason").to_dicts() if row["verdict"] == verdict
+            }
             for verdict in ("quarantined", "dropped")
         },
         "slots": {slot: {"modality": modality} for slot, modality in slots.items()},

@@ -1,4 +1,4 @@
-"""From facts to verdicts: rules, duplicates, splits, gate. Pure; `validate` brings the tables and commits what comes out.
+"""From facts to verdicts: rules, duplicates, splits, gate. Pure; `validate` brings the tables and commits the outcome.
 
 Each input gets exactly one verdict: kept, quarantined (a rule rejects it) or dropped (policy leaves it out): law 6.
 """
@@ -91,7 +91,7 @@ def decide(
 ) -> Decision:
     """Verdicts over all inputs: the rows of `facts` and the rows that `rejections` names alone.
 
-    slots: name → modality. broken: where facts break their schema. thumbnails: (place in facts, slot's place in `slots`).
+    slots: name → modality. broken: where facts break their schema. thumbnails: of (place in facts, place in slots).
     """
     judge = _Judge(facts, slots, config, seed, base)
     judge.read(rejections)
@@ -111,7 +111,8 @@ class _Judge:
     ) -> None:
         self.facts, self.slots, self.config, self.seed, self.base = facts, slots, config, seed, base
         self.rows = [
-            Row(row, key, place) for place, (row, key) in enumerate(facts.select("row", "key").fill_null("").iter_rows())
+            Row(row, key, place)
+            for place, (row, key) in enumerate(facts.select("row", "key").fill_null("").iter_rows())
         ]
         self.notes: list[Rejection] = []
         self.present = {slot: facts[f"{slot}.present"].to_list() for slot in slots}
@@ -140,11 +141,11 @@ class _Judge:
             if row is None:
                 row = by_row[found.row] = Row(found.row, found.key, None)
                 self.rows.append(row)
-            if found.severity == "reject" and row.place is not None and found.slot in self.slots:
-                if self.config.on_bad_slot == "drop_slot":
-                    row.dropped_slots += (found.slot,) if found.slot not in row.dropped_slots else ()
-                    self.notes.append(replace(found, severity="flag", message=f"slot dropped: {found.message}"))
-                    continue
+            bad_slot = found.severity == "reject" and row.place is not None and found.slot in self.slots
+            if bad_slot and self.config.on_bad_slot == "drop_slot":
+                row.dropped_slots = tuple(sorted({*row.dropped_slots, str(found.slot)}))
+                self.notes.append(replace(found, severity="flag", message=f"slot dropped: {found.message}"))
+                continue
             self.notes.append(found)
             if found.severity == "reject":
                 self.settle(row, "quarantined", found.reason, found.message)
@@ -156,12 +157,15 @@ class _Judge:
         """A row that breaks the facts schema is rejected. Raises IntegrityError if a whole column does."""
         for failure in broken:
             if failure.index is None:
-                raise IntegrityError(
-                    f"staging facts: column '{failure.column}': wanted {failure.check}, came {failure.value}; ingest again"
-                )
+                said = f"wanted {failure.check}, came {failure.value}"
+                raise IntegrityError(f"staging facts: column '{failure.column}': {said}; ingest again")
             row = self.rows[failure.index]
             self.note(
-                row, None, "schema", f"column '{failure.column}': wanted {failure.check}, came {failure.value}", reject=True
+                row,
+                None,
+                "schema",
+                f"column '{failure.column}': wanted {failure.check}, came {failure.value}",
+                reject=True,
             )
 
     def apply_slots(self) -> None:
@@ -217,7 +221,10 @@ class _Judge:
         media = [tuple(slot for slot in self.slots_of(row) if slot in names) for row in self.ranked]
         digest = {slot: self.facts[f"{slot}.sha256"].to_list() for slot in names}
         hashes = {
-            slot: [None if text is None else int(text, 16) for text in self.facts[f"{slot}.{HASH_COLUMN[self.slots[slot]]}"]]
+            slot: [
+                None if text is None else int(text, 16)
+                for text in self.facts[f"{slot}.{HASH_COLUMN[self.slots[slot]]}"]
+            ]
             for slot in names
         }
         places = [row.place or 0 for row in self.ranked]
@@ -231,7 +238,8 @@ class _Judge:
         )
 
     def _same_texts(self, row: Row, other: Row) -> bool:
-        assert row.place is not None and other.place is not None
+        assert row.place is not None
+        assert other.place is not None
         return self.texts[row.place] == self.texts[other.place]
 
     def apply_splits(self) -> None:
@@ -239,12 +247,17 @@ class _Judge:
         kept = [row for row in self.ranked if row.verdict == "kept"]
         index_of = {row.key: index for index, row in enumerate(kept)}
         groups, own = self.facts["group"].to_list(), self._own_splits()
+        shares = {str(split): part for split, part in self.config.splits.items()}
         members = []
         for index, row in enumerate(kept):
             assert row.place is not None
             exemplar = index if row.exemplar is None else index_of.get(row.exemplar, index)
             members.append(Member(row.key, groups[row.place], own.get(row.row), self.base.split.get(row.key), exemplar))
-        for row, placement in zip(kept, assign(members, self.config.splits, self.seed), strict=True):
+        for row, placement in zip(
+            kept,
+            assign(members, {str(split): part for split, part in self.config.splits.items()}, self.seed),
+            strict=True,
+        ):
             if placement.bridges is None:
                 row.split = placement.split
                 continue
@@ -277,7 +290,9 @@ class _Judge:
         found = Counter(row.split for row in self.rows if row.split is not None and row.verdict == "kept")
         splits = {split: found[split] for split in sorted(found, key=split_rank)}
         table = pl.DataFrame(
-            [[_plain(getattr(row, name)) for name in VERDICT_SCHEMA] for row in self.rows], schema=VERDICT_SCHEMA, orient="row"
+            [[_plain(getattr(row, name)) for name in VERDICT_SCHEMA] for row in self.rows],
+            schema=VERDICT_SCHEMA,
+            orient="row",
         )
         # a row that policy drops is no longer only flagged: its story is in the verdicts
         dropped = {row.row for row in self.rows if row.verdict == "dropped"}
@@ -286,13 +301,17 @@ class _Judge:
             key=lambda each: (each.row, each.stage, each.slot or "", each.reason),
         )
         quarantine = pl.DataFrame(
-            [[getattr(note, name) for name in QUARANTINE_SCHEMA] for note in notes], schema=QUARANTINE_SCHEMA, orient="row"
+            [[getattr(note, name) for name in QUARANTINE_SCHEMA] for note in notes],
+            schema=QUARANTINE_SCHEMA,
+            orient="row",
         )
         return Decision(table, quarantine, counts, splits, tuple(self._gate(counts, splits)))
 
     def _digest(self) -> None:
         """The digest of what each kept row is in a shard, and whether the base version has it so."""
-        columns = self.facts.select("label", "group", "meta", *(f"{slot}.sha256" for slot in self.slots)).rows(named=True)
+        columns = self.facts.select("label", "group", "meta", *(f"{slot}.sha256" for slot in self.slots)).rows(
+            named=True
+        )
         for row in self.kept():
             assert row.place is not None
             facts, mine = columns[row.place], self.slots_of(row)
@@ -313,7 +332,9 @@ class _Judge:
             reasons.append(
                 f"kept {counts['kept']} of {counts['inputs']} inputs ({share:.1%}), wanted at least {gate.min_kept:.1%}"
             )
-        wanted = {split: gate.min_rows_per_split for split, part in self.config.splits.items() if part > 0}
+        wanted: dict[str, int] = {
+            split: gate.min_rows_per_split for split, part in self.config.splits.items() if part > 0
+        }
         if self.config.holdout:
             wanted[self.config.holdout.split] = max(1, gate.min_rows_per_split)
         for split, least in wanted.items():

@@ -53,7 +53,7 @@ def build(
     before: Artifact | None,
     before_facts: pl.DataFrame | None,
 ) -> tuple[bytes, bytes]:
-    """(page, JSON twin) of the version. Nothing of time or machine is in either: the same inputs give the same bytes."""
+    """(page, JSON twin) of the version. Nothing of time or machine is in them: the same inputs give the same bytes."""
     slots = {name: slot.modality for name, slot in config.slots.items()}
     kept = _kept(facts, decision, slots)
     numbers: dict[str, Any] = {
@@ -72,7 +72,9 @@ def build(
         "distributions": tables.distributions(kept, slots),
         "categories": tables.categories(kept, slots),
         "preprocessing": tables.preprocessing(kept, config.slots),
-        "batches": tables.batches(decision.verdicts, [int(entry.facts["first_row"]) for entry in staging.by_role("tar")]),
+        "batches": tables.batches(
+            decision.verdicts, [int(entry.facts["first_row"]) for entry in staging.by_role("tar")]
+        ),
         "duplicates": tables.duplicates(decision.verdicts),
         "changes": _changes(decision, before_facts),
         "drift": tables.drift(before_facts, kept, slots) if before_facts is not None and before_facts.height else [],
@@ -89,6 +91,11 @@ def build(
     return page.render("data_report.html.j2", shown), twin
 
 
+def _first_rows(staging: Artifact) -> list[int]:
+    """Where each staging batch begins."""
+    return [int(entry.facts["first_row"]) for entry in staging.by_role("tar")]
+
+
 def _kept(facts: pl.DataFrame, decision: Judged, slots: Mapping[str, str]) -> pl.DataFrame:
     """Facts of the kept rows with their assigned split; dropped slots count as absent."""
     judged = decision.verdicts.filter(pl.col("verdict") == "kept").select(
@@ -96,7 +103,8 @@ def _kept(facts: pl.DataFrame, decision: Judged, slots: Mapping[str, str]) -> pl
     )
     rows = facts.join(judged, on="row", how="inner", maintain_order="left")
     gone = [
-        (pl.col(f"{slot}.present") & ~pl.col("dropped_slots").list.contains(slot)).alias(f"{slot}.present") for slot in slots
+        (pl.col(f"{slot}.present") & ~pl.col("dropped_slots").list.contains(slot)).alias(f"{slot}.present")
+        for slot in slots
     ]
     return rows.with_columns(*gone, split=pl.col("assigned")).drop("assigned", "dropped_slots")
 
@@ -119,18 +127,21 @@ def _finite(value: Any) -> Any:
 def _plots(kept: pl.DataFrame, slots: Mapping[str, str], numbers: Mapping[str, Any]) -> dict[str, Any]:
     """Inline SVGs: per modality's quantity by split, labels by split."""
     found: dict[str, Any] = {"distributions": [], "labels": None}
-    splits = [split for split in numbers["splits"] if split in ("train", "test") or split not in ("validation",)]
-    by_split = {split: kept.filter(pl.col("split") == split) for split in splits[:4]}
-    for column in list(numbers["distributions"])[:PLOTTED]:
-        series = {split: tables.numeric_columns(table, slots).get(column, []) for split, table in by_split.items()}
+    by_split = {split: kept.filter(pl.col("split") == split) for split in numbers["splits"]}
+    measured = {
+        split: tables.numeric_columns(table, slots) for split, table in by_split.items() if split != "validation"
+    }
+    # a quantity that never varies says all in the table
+    varied = [column for column, row in numbers["distributions"].items() if row["min"] < row["max"]]
+    for column in varied[:PLOTTED]:
+        series = {split: columns[column] for split, columns in measured.items() if column in columns}
         unit = tables.unit(column)
         found["distributions"].append(plots.histogram(series, f"{column} [{unit}]" if unit else column))
     if numbers["labels"]:
-        order = list(numbers["splits"])
-        shown = {
-            split: {label: float(counts.get(split, 0)) for label, counts in list(numbers["labels"].items())[:30]} for split in order
-        }
-        found["labels"] = plots.bars(shown)
+        most = dict(list(numbers["labels"].items())[:30])
+        found["labels"] = plots.bars(
+            {split: {label: float(counts.get(split, 0)) for label, counts in most.items()} for split in by_split}
+        )
     return found
 
 
@@ -153,7 +164,13 @@ def _shown(row: Mapping[str, Any], slots: Mapping[str, str], media: Media) -> di
             parts.append({"slot": slot, "modality": modality, "text": said[0], "more": len(said) - 1})
         else:
             data = media.read(row["row"], slot, row[f"{slot}.ext"])
-            parts.append({"slot": slot, "modality": modality, "uri": page.picture(data) if modality == "image" else page.clip(data)})
+            parts.append(
+                {
+                    "slot": slot,
+                    "modality": modality,
+                    "uri": page.picture(data) if modality == "image" else page.clip(data),
+                }
+            )
     return {"key": row["key"], "label": row["label"], "split": row["split"], "parts": parts}
 
 

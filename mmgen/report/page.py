@@ -1,6 +1,6 @@
-"""What every page shares: the Jinja environment, data URIs, and small tables. Pages are single files that need nothing else.
+"""What every page shares: the Jinja environment, data URIs, numbers for people. Pages are files that need nothing else.
 
-Templates extend `base.html.j2`, which brings the style and the macros of `parts.html.j2`. Everything is escaped; only what
+Templates extend `base.html.j2`, which brings the style; `parts.html.j2` has macros. Everything is escaped; only what
 `plots` and the functions here return is marked safe.
 """
 
@@ -43,7 +43,7 @@ def number(value: float | int | None) -> str:
     """
     if value is None:
         return "–"
-    if isinstance(value, int) or float(value).is_integer() and abs(value) < 1e15:
+    if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e15):
         return f"{int(value):,}"
     return f"{value:,.4g}"
 
@@ -73,11 +73,14 @@ def size(count: int) -> str:
 
 def data_uri(data: bytes, mime: str) -> Markup:
     """`data` as a URI that an `src` attribute takes."""
-    return Markup(f"data:{mime};base64,{base64.b64encode(data).decode()}")  # noqa: S704
+    return Markup(f"data:{mime};base64,{base64.b64encode(data).decode()}")
 
 
 def picture(data: bytes | np.ndarray[Any, Any]) -> Markup | None:
-    """A PNG data URI of an image file's bytes, or of a uint8 array (H, W) or (H, W, 3); shrunk to fit 160 px. None if unreadable."""
+    """A PNG data URI, shrunk to fit 160 px, of an image file's bytes or of a uint8 array (H, W) or (H, W, 3).
+
+    None if the bytes cannot be read.
+    """
     try:
         image = Image.fromarray(data) if isinstance(data, np.ndarray) else Image.open(io.BytesIO(data))
         image = image.convert("L" if image.mode in ("1", "L") else "RGB")

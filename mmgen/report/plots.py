@@ -9,13 +9,15 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import numpy.typing as npt
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 # one hue per series, told apart in print and by colour-blind readers
 COLOURS = ("#2b6cb0", "#d97706", "#2f855a", "#9f1239", "#6b46c1", "#4a5568")
 INK, GRID = "#374151", "#e5e7eb"
-_STYLE: dict[str, Any] = {
+# matplotlib types each key as a literal
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mmgen",
     "font.family": "sans-serif",
@@ -48,10 +50,12 @@ def _svg(figure: Figure) -> Markup:
     text = text[text.index("<svg") :]
     # the page scales a plot by its box; matplotlib's ids repeat between plots and nothing refers to groups
     text = re.sub(r'<g id="[^"]*"', "<g", text)
-    return Markup(text)  # noqa: S704
+    return Markup(text)
 
 
-def histogram(series: Mapping[str, Sequence[float]], xlabel: str, *, bins: int = 30) -> Markup:
+def histogram(
+    series: Mapping[str, Sequence[float] | npt.NDArray[np.float64]], xlabel: str, *, bins: int = 30
+) -> Markup:
     """Densities of several samples of one quantity over common bins: the first filled, the others as lines."""
     values = {name: np.asarray(each, float) for name, each in series.items() if len(each)}
     with matplotlib.rc_context(_STYLE):
@@ -64,7 +68,14 @@ def histogram(series: Mapping[str, Sequence[float]], xlabel: str, *, bins: int =
             for place, (name, each) in enumerate(values.items()):
                 counts, _ = np.histogram(each, edges)
                 colour = COLOURS[place % len(COLOURS)]
-                axes.stairs(counts / len(each), edges, fill=place == 0, color=colour, alpha=0.35 if place == 0 else 1, label=name)
+                axes.stairs(
+                    counts / len(each),
+                    edges,
+                    fill=place == 0,
+                    color=colour,
+                    alpha=0.35 if place == 0 else 1,
+                    label=name,
+                )
                 if place == 0:
                     axes.stairs(counts / len(each), edges, color=colour)
         if len(values) > 1:
@@ -82,9 +93,17 @@ def bars(series: Mapping[str, Mapping[str, float]], *, ylabel: str = "samples", 
         width = 0.8 / max(1, len(series))
         for place, (name, each) in enumerate(series.items()):
             where = np.arange(len(categories)) + (place - (len(series) - 1) / 2) * width
-            axes.bar(where, [each.get(category, 0) for category in categories], width, label=name, color=COLOURS[place % len(COLOURS)])
+            axes.bar(
+                where,
+                [each.get(category, 0) for category in categories],
+                width,
+                label=name,
+                color=COLOURS[place % len(COLOURS)],
+            )
         crowded = sum(map(len, categories)) > 40
-        axes.set_xticks(range(len(categories)), categories, rotation=35 if crowded else 0, ha="right" if crowded else "center")
+        axes.set_xticks(
+            range(len(categories)), categories, rotation=35 if crowded else 0, ha="right" if crowded else "center"
+        )
         axes.grid(axis="x", visible=False)
         axes.set_ylabel(ylabel)
         if len(series) > 1:

@@ -14,7 +14,7 @@ _DTYPES = {"text": {"dtype": "string"}, "image": {"dtype": "image"}, "audio": {"
 
 
 def readme(name: str, version: int, facts: Mapping[str, Any], shards: Sequence[ShardInfo]) -> bytes:
-    """The README of `dataset:<name>@<version>`. Shards are shared between versions, so each split names its own exactly."""
+    """The README of `dataset:<name>@<version>`. Versions share shards, so a split names its own exactly."""
     splits = list(dict.fromkeys(shard.split for shard in shards))
     paths = {split: [_relative(shard) for shard in shards if shard.split == split] for split in splits}
     slots: Mapping[str, Mapping[str, Any]] = facts["slots"]
@@ -31,20 +31,22 @@ def readme(name: str, version: int, facts: Mapping[str, Any], shards: Sequence[S
             "splits": [{"name": split, "num_examples": facts["splits"][split]} for split in splits],
         },
     }
+    first = {split: paths[split][:1] for split in splits[:1]}
     lines = [
         "---", yaml.safe_dump(head, sort_keys=False, allow_unicode=True).rstrip(), "---", "",
         f"# {name}, version {version}", "",
-        "WebDataset tars with the source's own bytes. Per sample: one member for each slot that is there, and a `.json` with",
-        "its key, label, group, all texts and metadata. Beside each tar: `.parquet` (facts of its rows), `.tar.idx` (offsets and",
-        "digests of its members), `_stats.json`.", "",
+        "WebDataset tars with the source's own bytes. Per sample: one member for each slot it has, and a `.json`",
+        "with its key, label, group, all texts and metadata. Beside each tar: `.parquet` (facts of its rows),",
+        "`.tar.idx` (offsets and digests of its members), `_stats.json`.", "",
         "| split | samples | shards |", "| --- | ---: | ---: |",
         *(f"| {split} | {number(facts['splits'][split])} | {len(paths[split])} |" for split in splits), "",
         "| slot | modality | present |", "| --- | --- | ---: |",
         *(f"| {slot} | {about['modality']} | {number(about['present'])} |" for slot, about in slots.items()), "",
         "| shard | samples | size |", "| --- | ---: | ---: |",
-        *(f"| {shard.split}-{shard.digest[:12]}… | {number(shard.samples)} | {size(shard.size_bytes)} |" for shard in shards), "",
+        *(f"| {each.split}-{each.digest[:12]}… | {number(each.samples)} | {size(each.size_bytes)} |" for each in shards),
+        "",
         "From this folder:", "", "```python", "from datasets import load_dataset", "",
-        f'files = {{"{splits[0] if splits else "train"}": {paths[splits[0]][:1] if splits else []}}}  # and the others listed above',
+        "# the paths of each split, as listed above", f"files = {first}",
         'data = load_dataset("webdataset", data_files=files)', "```", "",
     ]  # fmt: skip
     return "\n".join(lines).encode()

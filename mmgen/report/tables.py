@@ -33,7 +33,8 @@ def funnel(verdicts: pl.DataFrame, quarantine: pl.DataFrame) -> dict[str, list[R
     for verdict in ("quarantined", "dropped"):
         part = verdicts.filter(pl.col("verdict") == verdict)
         found[verdict] = [
-            {"reason": reason, "rows": group.height, "examples": _examples(group)} for reason, group in _by_size(part, "reason")
+            {"reason": reason, "rows": group.height, "examples": _examples(group)}
+            for reason, group in _by_size(part, "reason")
         ]
     flags = quarantine.filter(pl.col("severity") == "flag")
     found["flags"] = [
@@ -57,7 +58,8 @@ def presence(kept: pl.DataFrame, slots: Sequence[str]) -> Row:
     """How many kept samples have each slot, in each split, and which combinations there are."""
     splits = kept["split"].unique(maintain_order=True).to_list()
     by_split = {
-        slot: {split: int(kept.filter(pl.col("split") == split)[f"{slot}.present"].sum()) for split in splits} for slot in slots
+        slot: {split: int(kept.filter(pl.col("split") == split)[f"{slot}.present"].sum()) for split in splits}
+        for slot in slots
     }
     flags = [pl.col(f"{slot}.present") for slot in slots]
     counted = kept.select(flags).group_by(flags).len().sort("len", descending=True).head(TOP)
@@ -71,7 +73,9 @@ def presence(kept: pl.DataFrame, slots: Sequence[str]) -> Row:
 def labels(kept: pl.DataFrame) -> dict[str, dict[str, int]]:
     """label → split → samples, the most frequent first; empty without labels."""
     counted = kept.drop_nulls("label").group_by("label", "split").len()
-    totals = counted.group_by("label").agg(pl.col("len").sum()).sort(["len", "label"], descending=[True, False]).head(TOP)
+    totals = (
+        counted.group_by("label").agg(pl.col("len").sum()).sort(["len", "label"], descending=[True, False]).head(TOP)
+    )
     wanted = sorted(totals["label"].to_list())
     table: dict[str, dict[str, int]] = {label: {} for label in wanted}
     for row in counted.filter(pl.col("label").is_in(wanted)).sort("split").to_dicts():
@@ -123,7 +127,9 @@ def categories(kept: pl.DataFrame, slots: Mapping[str, str]) -> dict[str, dict[s
 
 def _counts(table: pl.DataFrame, column: str) -> dict[str, int]:
     counted = table.drop_nulls(column).group_by(pl.col(column).cast(pl.String)).len()
-    return {row[column]: row["len"] for row in counted.sort(["len", column], descending=[True, False]).head(TOP).to_dicts()}
+    return {
+        row[column]: row["len"] for row in counted.sort(["len", column], descending=[True, False]).head(TOP).to_dicts()
+    }
 
 
 def preprocessing(kept: pl.DataFrame, slots: Mapping[str, SlotConfig]) -> dict[str, list[Row]]:
@@ -150,7 +156,11 @@ def _operations(slot: str, config: SlotConfig) -> dict[str, pl.Expr]:
                 f"reduced to {config.size_px} px": side > config.size_px,
                 f"converted to {wanted}": pl.col(f"{slot}.mode") != wanted,
             }
-            name = {"stretch": "stretched to a square", "fit": f"cropped to a square ({config.crop})", "pad": "padded to a square"}
+            name = {
+                "stretch": "stretched to a square",
+                "fit": f"cropped to a square ({config.crop})",
+                "pad": "padded to a square",
+            }
             return operations | {name[config.resize]: ~square}
         case AudioSlot():
             seconds = pl.col(f"{slot}.seconds")
@@ -173,11 +183,14 @@ def duplicates(verdicts: pl.DataFrame) -> Row:
     linked = verdicts.drop_nulls("exemplar")
     kinds = {row["repeats"]: row["len"] for row in linked.group_by("repeats").len().sort("repeats").to_dicts()}
     clusters = (
-        linked.group_by("exemplar").agg(pl.col("key").sort().head(EXAMPLES), pl.len().alias("rows"), pl.col("similarity").min())
+        linked.group_by("exemplar")
+        .agg(pl.col("key").sort().head(EXAMPLES), pl.len().alias("rows"), pl.col("similarity").min())
         .sort(["rows", "exemplar"], descending=[True, False]).head(TOP)
     )  # fmt: skip
     bridges = verdicts.filter(pl.col("reason") == "bridges_splits").height
-    split_of = verdicts.filter(pl.col("verdict") == "kept").select(pl.col("key").alias("exemplar"), pl.col("split").alias("other"))
+    split_of = verdicts.filter(pl.col("verdict") == "kept").select(
+        pl.col("key").alias("exemplar"), pl.col("split").alias("other")
+    )
     kept = linked.filter(pl.col("verdict") == "kept").join(split_of, on="exemplar")
     leaks = kept.filter(pl.col("split") != pl.col("other")).height
     return {"kinds": kinds, "bridges": bridges, "leaks": leaks, "clusters": clusters.to_dicts()}
@@ -197,7 +210,7 @@ def batches(verdicts: pl.DataFrame, first_rows: Sequence[int]) -> list[Row]:
 def drift(before: pl.DataFrame, now: pl.DataFrame, slots: Mapping[str, str]) -> list[Row]:
     """Shifts of every measured quantity against the previous version, the strongest first.
 
-    Numbers: Kolmogorov–Smirnov's statistic (largest gap of the cumulative shares) and Cohen's d. Names: total variation.
+    Numbers: Kolmogorov–Smirnov's statistic (largest gap of cumulative shares) and Cohen's d. Names: total variation.
     """
     rows: list[Row] = []
     old, new = numeric_columns(before, slots), numeric_columns(now, slots)
@@ -216,10 +229,23 @@ def drift(before: pl.DataFrame, now: pl.DataFrame, slots: Mapping[str, str]) -> 
 
 
 def _shift(
-    what: str, measure: str, effect: float, before: float | None = None, now: float | None = None, d: float | None = None
+    what: str,
+    measure: str,
+    effect: float,
+    before: float | None = None,
+    now: float | None = None,
+    d: float | None = None,
 ) -> Row:
     strength = next((name for edge, name in SHIFTS if effect >= edge), "none")
-    return {"what": what, "measure": measure, "effect": effect, "shift": strength, "before": before, "now": now, "cohens_d": d}
+    return {
+        "what": what,
+        "measure": measure,
+        "effect": effect,
+        "shift": strength,
+        "before": before,
+        "now": now,
+        "cohens_d": d,
+    }
 
 
 def ks_statistic(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
