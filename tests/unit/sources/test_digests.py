@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from mmgen.sources import digests
+from mmgen.sources.digests import DigestCache
+from mmgen.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"one")
+    return path
+
+
+def kept(store: Store, file: Path, *, rehash: bool = False) -> str:
+    cache = DigestCache(store, "x", rehash=rehash)
+    found = cache.of(str(file)).sha256
+    cache.save()
+    return found
+
+
+def test_an_unchanged_file_is_not_read_again(store: Store, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = kept(store, file)
+    assert first == hashlib.sha256(b"one").hexdigest()
+    monkeypatch.setattr(digests, "sha256_file", lambda path: pytest.fail("read again"))
+    assert kept(store, file) == first
+
+
+def test_another_size_or_time_is_read_again(store: Store, file: Path) -> None:
+    kept(store, file)
+    file.write_bytes(b"other")
+    assert kept(store, file) == hashlib.sha256(b"other").hexdigest()
+    file.write_bytes(b"OTHER")
+    os.utime(file, ns=(1, 1))
+    assert kept(store, file) == hashlib.sha256(b"OTHER").hexdigest()
+
+
+def test_rehash_sees_a_change_that_size_and_time_hide(store: Store, file: Path) -> None:
+    before = file.stat()
+    kept(store, file)
+    file.write_bytes(b"two")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert kept(store, file) == hashlib.sha256(b"one").hexdigest()
+    assert kept(store, file, rehash=True) == hashlib.sha256(b"two").hexdigest()
+    assert kept(store, file) == hashlib.sha256(b"two").hexdigest()
+
+
+def test_a_missing_file_is_told_as_such(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        DigestCache(store, "x").of(str(tmp_path / "nowhere.png"))
+
+
+@pytest.mark.parametrize("data", [b"", b"{broken", b"[]", b'{"a": 1}', b'{"a": [1, 2, 3, 4]}'])
+def test_a_damaged_cache_is_an_empty_one(store: Store, file: Path, data: bytes) -> None:
+    store.write("cache/source-x.json", data)
+    assert kept(store, file) == hashlib.sha256(b"one").hexdigest()
+
+
+def test_files_no_longer_asked_for_are_forgotten(store: Store, file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "b.png"
+    other.write_bytes(b"b")
+    kept(store, file)
+    kept(store, other)
+    assert str(file).encode() not in store.read("cache/source-x.json")
+
+
+def test_remote_files_are_looked_up_side_by_side() -> None:
+    store = Store("memory://digests")
+    store.write("pictures/1.png", b"one")
+    store.write("pictures/2.png", b"two")
+    uris = [f"memory://digests/pictures/{number}.png" for number in (1, 2, 3)]
+    cache = DigestCache(store, "x")
+    cache.prefetch(uris)
+    assert [cache.of(uri).sha256 for uri in uris[:2]] == [hashlib.sha256(data).hexdigest() for data in (b"one", b"two")]
+    with pytest.raises(FileNotFoundError):
+        cache.of(uris[2])
