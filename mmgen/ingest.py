@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -19,9 +20,6 @@ from mmgen.staging import Batch, find_batch, stage, write_plan
 from mmgen.store import sha256
 from mmgen.tars import safe_key
 
-#: batches are grouped so that a run is at most this many tasks (law 10)
-MAX_TASKS = 200
-
 
 def ingest(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> Artifact:
     """Read the source of `config` into a staging.
@@ -29,19 +27,21 @@ def ingest(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> 
     facts: {"inputs", "rows", "rejected", "reasons"}; inputs = rows with facts + rows rejected as a whole.
     Raises ConfigError, SourceError for a source that is not as declared or has gone away.
     """
-    names, fresh, plans = [], [], _Plans(config, runtime)
+    names, fresh, rows, plans = [], [], 0, _Plans(config, runtime)
     with runtime.progress.bar("reading the source", None) as bar:
         for plan in plans:
             names.append(plan.name)
             if find_batch(runtime.store, plan.name, rehash=runtime.verify) is None:
                 write_plan(runtime.store, plan.name, plan.rows, plan.embedded)
                 fresh.append(plan.name)
+                rows += len(plan.rows)
             bar.advance(len(plan.rows))
     slots = {name: slot.modality for name, slot in config.slots.items()}
     checks = config.validate_.checks.model_dump(mode="json")
-    share = -(-len(fresh) // MAX_TASKS) or 1
-    work = [(runtime.store.uri, tuple(fresh[at : at + share]), slots, checks) for at in range(0, len(fresh), share)]
-    runtime.map("ingest", stage, work, runtime.workers)
+    work = [(runtime.store.uri, name, slots, checks) for name in fresh]
+    with runtime.progress.bar("ingest", rows) as bar:
+        runtime.map("ingest", stage, work, runtime.workers)
+        bar.advance(rows)
     return _commit(config, inputs, runtime, names, plans.digest(), fresh=len(fresh))
 
 
@@ -117,7 +117,7 @@ class _Plans:
 
     def __iter__(self) -> Iterator[_Plan]:
         limits, plan, at = self._config.ingest, _Plan(), 0
-        for row in open_source(self._config.source, self._config.slots).rows():
+        for row in self._rows():
             if row.number != at:
                 raise IntegrityError(f"source: row {row.number} came where row {at} was due")
             at += 1
@@ -134,6 +134,14 @@ class _Plans:
         if at == 0:
             raise SourceError(f"source.path: {self._config.source.path}: has no rows")
         self._cache.save()
+
+    def _rows(self) -> Iterator[Row]:
+        """The source's rows; digests of remote media are looked up side by side ahead of them."""
+        rows = open_source(self._config.source, self._config.slots).rows()
+        while ahead := list(itertools.islice(rows, self._config.ingest.batch_rows)):
+            samples = (row.sample for row in ahead if row.sample is not None)
+            self._cache.prefetch(ref.uri for sample in samples for ref in sample.media.values() if ref.uri is not None)
+            yield from ahead
 
     def digest(self) -> str:
         """Of the batches that were iterated."""

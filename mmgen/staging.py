@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from mmgen.artifact import Artifact, FileEntry
-from mmgen.errors import SourceError
+from mmgen.errors import IntegrityError, SourceError
 from mmgen.modalities.config import CheckConfig
 from mmgen.modalities.probing import Probe
 from mmgen.modalities.table import MODALITIES
@@ -135,17 +135,22 @@ def _read_plan(store: Store, name: str) -> tuple[list[dict[str, Any]], dict[str,
 # ---------------------------------------------------------------- staging
 
 
-def stage(store_uri: str, names: Sequence[str], slots: Mapping[str, Modality], checks: Mapping[str, Any]) -> None:
-    """Stage the planned batches of these names: read, check and measure every slot, write, commit. Batch by batch.
+def stage(store_uri: str, name: str, slots: Mapping[str, Modality], checks: Mapping[str, Any]) -> None:
+    """Stage the planned batch of this name: read, check and measure every slot, write, commit.
 
     Plain values only, so that it runs in another process or on another machine. Raises SourceError if a file
     changed since it was planned.
     """
     store, limits = Store(store_uri), CheckConfig.model_validate(checks)
-    for name in names:
+    try:
         rows, embedded = _read_plan(store, name)
-        _commit(store, name, _Stager(slots, limits, embedded), rows)
-        store.delete(f"{FOLDER}/{name}.plan.tar")
+    except FileNotFoundError:
+        # a task that is done again, or two runs of the same source: the first one that finished took the plan away
+        if find_batch(store, name) is None:
+            raise IntegrityError(f"staging batch {name[:12]}: neither its plan nor its files are there") from None
+        return
+    _commit(store, name, _Stager(slots, limits, embedded), rows)
+    store.delete(f"{FOLDER}/{name}.plan.tar")
 
 
 class _Stager:
