@@ -105,11 +105,13 @@ def assign(members: Sequence[Member], shares: Mapping[str, float], seed: int) ->
 def _units(members: Sequence[Member]) -> list[tuple[str, str]]:
     """("group", name) or ("key", key) per member.
 
-    An ungrouped exemplar joins the group of the first sample that repeats it, so that its cluster needs no bridge.
+    An exemplar without group and split joins the group of the first sample that repeats it: its cluster needs no bridge.
     """
     lent: dict[int, str] = {}
     for index, member in enumerate(members):
-        if member.exemplar != index and member.group is not None and members[member.exemplar].group is None:
+        exemplar = members[member.exemplar]
+        free = exemplar.group is None and exemplar.own is None and exemplar.kept is None
+        if member.exemplar != index and member.group is not None and free:
             lent.setdefault(member.exemplar, member.group)
     units: list[tuple[str, str]] = []
     for index, member in enumerate(members):

@@ -220,18 +220,12 @@ class _Judge:
         place_of = {slot: place for place, slot in enumerate(self.slots)}
         media = [tuple(slot for slot in self.slots_of(row) if slot in names) for row in self.ranked]
         digest = {slot: self.facts[f"{slot}.sha256"].to_list() for slot in names}
-        hashes = {
-            slot: [
-                None if text is None else int(text, 16)
-                for text in self.facts[f"{slot}.{HASH_COLUMN[self.slots[slot]]}"]
-            ]
-            for slot in names
-        }
+        hashes = {slot: self.facts[f"{slot}.{HASH_COLUMN[self.slots[slot]]}"].to_list() for slot in names}
         places = [row.place or 0 for row in self.ranked]
         return find_duplicates(
             [tuple(digest[slot][place] for slot in mine) for place, mine in zip(places, media, strict=True)],
             media,
-            [tuple(hashes[slot][place] for slot in mine) for place, mine in zip(places, media, strict=True)],
+            [tuple(_hash(hashes[slot][place]) for slot in mine) for place, mine in zip(places, media, strict=True)],
             radius_bits=self.config.near_radius_bits,
             confirm=self.config.near_confirm,
             thumbnails=lambda index, slot: thumbnails(places[index], place_of[media[index][slot]]),
@@ -253,11 +247,7 @@ class _Judge:
             assert row.place is not None
             exemplar = index if row.exemplar is None else index_of.get(row.exemplar, index)
             members.append(Member(row.key, groups[row.place], own.get(row.row), self.base.split.get(row.key), exemplar))
-        for row, placement in zip(
-            kept,
-            assign(members, {str(split): part for split, part in self.config.splits.items()}, self.seed),
-            strict=True,
-        ):
+        for row, placement in zip(kept, assign(members, shares, self.seed), strict=True):
             if placement.bridges is None:
                 row.split = placement.split
                 continue
@@ -373,3 +363,7 @@ def split_rank(split: str) -> tuple[int, str]:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
+
+
+def _hash(digits: str | None) -> int | None:
+    return None if digits is None else int(digits, 16)

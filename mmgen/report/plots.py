@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,9 +16,12 @@ from matplotlib.figure import Figure
 
 # one hue per series, told apart in print and by colour-blind readers
 COLOURS = ("#2b6cb0", "#d97706", "#2f855a", "#9f1239", "#6b46c1", "#4a5568")
+LABEL_CHARS = 24
 INK, GRID = "#374151", "#e5e7eb"
 # matplotlib types each key as a literal
 _STYLE: Any = {
+    # a user's label is never a formula
+    "text.parse_math": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "mmgen",
     "font.family": "sans-serif",
@@ -38,14 +42,19 @@ _STYLE: Any = {
 }
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width, height), layout="constrained")
+def _figure(width: float, height: float, *, bottom: float = 0.42) -> tuple[Figure, Any]:
+    """A figure of inches with fixed margins: measuring the text instead takes longer than drawing."""
+    figure = Figure(figsize=(width, height))
+    figure.subplots_adjust(left=0.5 / width, right=1 - 0.1 / width, bottom=bottom / height, top=1 - 0.1 / height)
     return figure, figure.subplots()
 
 
 def _svg(figure: Figure) -> Markup:
     out = io.StringIO()
-    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    with warnings.catch_warnings():
+        # the reader's browser has the glyphs that matplotlib's font lacks
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = out.getvalue()
     text = text[text.index("<svg") :]
     # the page scales a plot by its box; matplotlib's ids repeat between plots and nothing refers to groups
@@ -80,6 +89,8 @@ def histogram(
                     axes.stairs(counts / len(each), edges, color=colour)
         if len(values) > 1:
             axes.legend(frameon=False, fontsize=7.5)
+        axes.locator_params(axis="x", nbins=5)
+        axes.ticklabel_format(axis="x", useOffset=False)
         axes.set_xlabel(xlabel)
         axes.set_ylabel("share")
         return _svg(figure)
@@ -88,8 +99,11 @@ def histogram(
 def bars(series: Mapping[str, Mapping[str, float]], *, ylabel: str = "samples", height: float = 2.0) -> Markup:
     """Grouped bars: series → category → value. Categories in the order of their first appearance."""
     categories = list(dict.fromkeys(category for each in series.values() for category in each))
+    names = [category if len(category) <= LABEL_CHARS else category[: LABEL_CHARS - 1] + "…" for category in categories]
+    crowded = sum(map(len, names)) > 40
+    bottom = 0.3 + 0.05 * max(map(len, names), default=0) if crowded else 0.3
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(max(3.4, 0.32 * len(categories) * max(1, len(series)) ** 0.5), height)
+        figure, axes = _figure(max(3.4, 0.32 * len(categories) * len(series) ** 0.5), height + bottom, bottom=bottom)
         width = 0.8 / max(1, len(series))
         for place, (name, each) in enumerate(series.items()):
             where = np.arange(len(categories)) + (place - (len(series) - 1) / 2) * width
@@ -100,10 +114,8 @@ def bars(series: Mapping[str, Mapping[str, float]], *, ylabel: str = "samples", 
                 label=name,
                 color=COLOURS[place % len(COLOURS)],
             )
-        crowded = sum(map(len, categories)) > 40
-        axes.set_xticks(
-            range(len(categories)), categories, rotation=35 if crowded else 0, ha="right" if crowded else "center"
-        )
+        turn, side = (35, "right") if crowded else (0, "center")
+        axes.set_xticks(range(len(names)), names, rotation=turn, ha=side)
         axes.grid(axis="x", visible=False)
         axes.set_ylabel(ylabel)
         if len(series) > 1:
@@ -121,17 +133,4 @@ def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel:
         axes.set_ylabel(ylabel)
         if len(series) > 1:
             axes.legend(frameon=False, fontsize=7.5)
-        return _svg(figure)
-
-
-def intervals(rows: Sequence[tuple[str, float, float, float]], xlabel: str) -> Markup:
-    """Values with their intervals, one line each: (name, value, low, high)."""
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(4.6, 0.5 + 0.27 * max(1, len(rows)))
-        for place, (_, value, low, high) in enumerate(reversed(rows)):
-            axes.plot([low, high], [place, place], color=COLOURS[0], linewidth=2.2, alpha=0.45, solid_capstyle="round")
-            axes.plot([value], [place], "o", color=COLOURS[0], markersize=4.5)
-        axes.set_yticks(range(len(rows)), [name for name, *_ in reversed(rows)])
-        axes.set_ylim(-0.6, len(rows) - 0.4)
-        axes.set_xlabel(xlabel)
         return _svg(figure)

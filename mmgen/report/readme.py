@@ -43,7 +43,7 @@ def readme(name: str, version: int, facts: Mapping[str, Any], shards: Sequence[S
         "| slot | modality | present |", "| --- | --- | ---: |",
         *(f"| {slot} | {about['modality']} | {number(about['present'])} |" for slot, about in slots.items()), "",
         "| shard | samples | size |", "| --- | ---: | ---: |",
-        *(f"| {each.split}-{each.digest[:12]}… | {number(each.samples)} | {size(each.size_bytes)} |" for each in shards),
+        *(f"| {each.split}-{each.digest[:12]}… | {each.samples:,} | {size(each.size_bytes)} |" for each in shards),
         "",
         "From this folder:", "", "```python", "from datasets import load_dataset", "",
         "# the paths of each split, as listed above", f"files = {first}",
