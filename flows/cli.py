@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from mmgen.errors import ConfigError, GateError, MmgenError
 
@@ -28,8 +29,29 @@ STEPS = {
 }
 INTERRUPTED = 130
 
+
+class _InterruptedError(Exception):
+    """Ctrl-C, as something that typer does not answer by itself."""
+
+
+class _UnreadError(Exception):
+    """Whoever read the output went away; likewise."""
+
+
+class _Group(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            answer = super().invoke(ctx)
+            sys.stdout.flush()
+        except KeyboardInterrupt as error:
+            raise _InterruptedError from error
+        except BrokenPipeError as error:
+            raise _UnreadError from error
+        return answer
+
+
 app = typer.Typer(
-    name="mmgen", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    name="mmgen", cls=_Group, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
     help="From raw text-image-audio pairs to a registered any-to-any generator.",
 )  # fmt: skip
 
@@ -312,11 +334,11 @@ def _run(arguments: list[str]) -> int:
         return _said(arguments, 2, " ".join(error.format_message().split()))
     except MmgenError as error:
         return _said(arguments, error.exit_code, " ".join(str(error).split()))
-    except (KeyboardInterrupt, typer.Abort):
+    except _InterruptedError:
         # every finished step and shard is kept, so the same command goes on from there
         return _said(arguments, INTERRUPTED, f"interrupted; to continue: {shlex.join(['mmgen', *arguments])}")
-    except BrokenPipeError:
-        # whoever read the output has seen enough; nothing may be written at exit
+    except _UnreadError:
+        # nothing may be written at exit, where it would fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:

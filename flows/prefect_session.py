@@ -24,6 +24,7 @@ from mmgen.store import Store
 T = TypeVar("T")
 
 START_SECONDS = 120.0
+CONFIGURED_SECONDS = 10.0
 STOP_SECONDS = 15.0
 SERVER_LOG = "server.log"
 
@@ -57,7 +58,7 @@ class PrefectServer:
 
     def wait_until_up(self) -> None:
         """Return once it answers. Raises OutsideError."""
-        deadline = time.monotonic() + (START_SECONDS if self.own else 10.0)
+        deadline = time.monotonic() + (START_SECONDS if self.own else CONFIGURED_SECONDS)
         while time.monotonic() < deadline:
             if _healthy(self.url):
                 return
