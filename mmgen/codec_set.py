@@ -59,7 +59,8 @@ class CodecSet:
         labels: tuple[str, ...],
     ) -> CodecSet:
         """From plain data and bytes. made: modality → {"kind", "args"}. scale: slot → {"mean", "std"}."""
-        settings = read_slots(slots)
+        # by name, as a manifest gives them back: networks are built in this order
+        settings = read_slots(dict(sorted(slots.items())))
         words = Tokenizer.from_json(tokenizer) if tokenizer is not None else None
         codecs: dict[Modality, nn.Module] = {}
         for modality, spec in made.items():
@@ -147,4 +148,6 @@ def load_weights(module: nn.Module, data: bytes, what: str) -> None:
 
 def weights_of(module: nn.Module) -> bytes:
     """Safetensors bytes of a module; the same weights give the same bytes."""
-    return safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()})
+    # copies, because safetensors refuses tensors that share memory
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
+    return safetensors.torch.save(state)

@@ -6,6 +6,7 @@ Griffin & Lim, "Signal estimation from modified short-time Fourier transform", 1
 from __future__ import annotations
 
 import functools
+import warnings
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -66,6 +67,18 @@ class AudioPreprocess:
             raise ConfigError(
                 f"f_min_hz, f_max_hz: wanted 0 ≤ f_min < f_max ≤ {self.sample_rate_hz / 2} (half the sample rate), "
                 f"came {self.f_min_hz} and {self._top_hz}"
+            )
+
+        if self.hop > self.n_fft // 2:
+            raise ConfigError(f"hop: wanted at most half of n_fft {self.n_fft}, so that frames overlap, came {self.hop}")
+        with warnings.catch_warnings():
+            # torchaudio warns of empty filters; here they are an error
+            warnings.simplefilter("ignore")
+            bank_FM = filters(self.sample_rate_hz, self.mels, self.n_fft, self.f_min_hz, self._top_hz)
+        if bool((bank_FM.amax(dim=0) == 0).any()):
+            raise ConfigError(
+                f"mels: wanted bands that each hold a frequency of n_fft {self.n_fft}, came {self.mels} bands, "
+                "some of them empty; take fewer, or a larger n_fft"
             )
 
     @property

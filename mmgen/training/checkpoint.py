@@ -27,8 +27,9 @@ class Checkpoint:
 
     def save(self, groups: Mapping[str, Mapping[str, Tensor]], counters: Mapping[str, Any]) -> None:
         """Write tensors by group and name, and the counters as JSON."""
+        # copies, because safetensors refuses tensors that share memory
         tensors = {
-            f"{group}|{name}": tensor.detach().cpu().contiguous()
+            f"{group}|{name}": tensor.detach().cpu().contiguous().clone()
             for group, members in groups.items()
             for name, tensor in members.items()
         }

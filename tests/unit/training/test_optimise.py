@@ -1,0 +1,90 @@
+"""Optimiser, schedule, moving average."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from mmgen.training.config import TrainConfig
+from mmgen.training.optimise import Average, Optimiser, rate_at
+
+
+def config(**more: object) -> TrainConfig:
+    return TrainConfig(**{"steps": 100, "learning_rate": 0.1, **more})  # type: ignore[arg-type]
+
+
+def test_the_rate_warms_up_and_falls_to_nothing() -> None:
+    settings = config(warmup_steps=10)
+    rates = [rate_at(step, 100, settings) for step in range(100)]
+    assert rates[0] == pytest.approx(0.01)
+    assert rates[9] == rates[10] == pytest.approx(0.1)
+    assert rates[55] == pytest.approx(0.05)
+    assert rates[99] < 0.001
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert {rate_at(step, 100, config(schedule="constant")) for step in range(100)} == {0.1}
+
+
+@pytest.mark.parametrize(("kind", "plain"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam)])
+def test_its_steps_are_those_of_torch(kind: str, plain: type[torch.optim.Optimizer]) -> None:
+    mine, theirs = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+    theirs.load_state_dict(mine.state_dict())
+    wanted = plain(theirs.parameters(), lr=0.1, weight_decay=0.02)  # type: ignore[call-arg]
+    optimiser = Optimiser(mine, config(optimizer=kind, weight_decay=0.02, max_grad_norm=None))
+    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    for _ in range(5):
+        optimiser.clear()
+        loss = mine(x).square().mean()
+        loss.backward()
+        optimiser.step(0.1, loss.detach())
+        wanted.zero_grad()
+        theirs(x).square().mean().backward()
+        wanted.step()
+    assert torch.allclose(mine.weight, theirs.weight, atol=1e-6)
+
+
+def test_gradients_are_clipped_by_their_norm() -> None:
+    net = nn.Linear(2, 1, bias=False)
+    optimiser = Optimiser(net, config(max_grad_norm=0.5))
+    loss = 1000 * net(torch.ones(1, 2)).sum()
+    loss.backward()
+    norm, bad = optimiser.step(0.0, loss.detach())
+    assert norm.item() == pytest.approx(1000 * 2**0.5)
+    assert bad.item() == 0
+    assert net.weight.grad is not None
+    assert net.weight.grad.norm().item() == pytest.approx(0.5, rel=1e-3)
+
+
+def test_biases_and_norms_do_not_decay() -> None:
+    net = nn.Linear(2, 2)
+    before = net.bias.detach().clone()
+    optimiser = Optimiser(net, config(weight_decay=0.9))
+    (net.weight.sum() * 0 + net.bias.sum() * 0).backward()
+    weight = net.weight.detach().clone()
+    optimiser.step(0.1, torch.zeros(()))
+    assert torch.equal(net.bias, before)
+    assert not torch.equal(net.weight, weight)
+
+
+def test_a_weight_that_the_loss_did_not_reach_counts_as_zero() -> None:
+    net = nn.ModuleList([nn.Linear(1, 1), nn.Linear(1, 1)])
+    optimiser = Optimiser(net, config())
+    net[0](torch.ones(1, 1)).sum().backward()
+    assert [float(gradient.abs().sum()) > 0 for gradient in optimiser.gradients()] == [True, True, False, False]
+
+
+def test_the_average_follows_slowly_and_copies_buffers() -> None:
+    net = nn.BatchNorm1d(2)
+    average = Average(net, 0.5)
+    with torch.no_grad():
+        net.weight.fill_(3.0)
+        net.running_mean.fill_(7.0)  # type: ignore[union-attr]
+    average.update(1000)
+    assert average.module.weight.tolist() == [2.0, 2.0]  # type: ignore[union-attr, operator]
+    assert average.module.running_mean.tolist() == [7.0, 7.0]  # type: ignore[union-attr, operator]
+    assert not any(weight.requires_grad for weight in average.module.parameters())
+    young = Average(net, 0.999)
+    with torch.no_grad():
+        net.weight.fill_(4.0)
+    young.update(0)
+    assert young.module.weight[0].item() == pytest.approx(3.9)  # type: ignore[index, union-attr]
