@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
@@ -170,10 +171,9 @@ def _thumb(mono: NDArray[np.float32], rate_hz: int) -> Thumb:
     window = max(64, int(_HASH_WINDOW * rate_hz / 16_000))
     starts = np.linspace(0, max(seconds * rate_hz - window, 0), THUMB_SIDE * 2).astype(np.int64)
     padded = np.pad(mono, (0, max(0, int(starts[-1]) + window - len(mono))))
-    frames = padded[starts[:, None] + np.arange(window)] * np.hanning(window).astype(np.float32)
+    taper, edges = _layout(window, rate_hz)
+    frames = padded[starts[:, None] + np.arange(window)] * taper
     power_FT = np.square(np.abs(np.fft.rfft(frames, axis=1))).T
-    mel = np.linspace(_mel(60.0), _mel(7_600.0), THUMB_SIDE + 1)
-    edges = np.clip((_hertz(mel) * window / rate_hz).astype(np.int64), 0, len(power_FT) - 1)
     # where a band is narrower than a bin (rates below 16 kHz have no top bands), reduceat takes the one bin
     bands = np.add.reduceat(power_FT[: edges[-1] + 1], edges[:-1], axis=0)
     pairs = bands.reshape(THUMB_SIDE, THUMB_SIDE, 2).mean(axis=2)
@@ -183,6 +183,14 @@ def _thumb(mono: NDArray[np.float32], rate_hz: int) -> Thumb:
         return np.zeros((THUMB_SIDE, THUMB_SIDE), np.float32)
     thumb: Thumb = np.clip((level - top) / _HASH_RANGE_DB + 1, 0, 1).astype(np.float32)
     return thumb
+
+
+@lru_cache(maxsize=64)
+def _layout(window: int, rate_hz: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The taper of a frame, and the first bin of each band with the end of the last."""
+    mel = np.linspace(_mel(60.0), _mel(7_600.0), THUMB_SIDE + 1)
+    edges = np.clip((_hertz(mel) * window / rate_hz).astype(np.int64), 0, window // 2)
+    return np.hanning(window).astype(np.float32), edges
 
 
 def _mel(hertz: float) -> float:

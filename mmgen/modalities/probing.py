@@ -110,5 +110,6 @@ def hash64(thumb: Thumb) -> str:
     low = _COSINES @ thumb.astype(np.float64) @ _COSINES.T
     flat = low.ravel()
     # rounding keeps the bits of symmetric pictures, whose coefficients are zero up to noise
-    bits = np.round(flat, 6) > np.round(np.median(flat[1:]), 6)
+    levels = np.round(flat, 6)
+    bits = levels > np.sort(levels[1:])[len(levels) // 2 - 1]
     return np.packbits(bits).tobytes().hex()
