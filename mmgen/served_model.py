@@ -14,6 +14,7 @@ import mlflow.pyfunc
 import pandas as pd
 
 from mmgen import generate
+from mmgen.errors import ConfigError
 
 DEFAULT_NUM = 1
 # MLflow's parameters have types, not absence: a negative number asks for what the package itself says
@@ -37,12 +38,18 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined
         asked = dict(params or {})
         # a model without a signature is handed what the caller had
         table = pd.DataFrame(model_input)
+        # MLflow drops columns that the signature does not have
+        if table.empty:
+            raise ConfigError(f"model_input: wanted a row and a column of {', '.join(self.model.slots)}; came none")
         to = tuple(slot.strip() for slot in str(asked.get("to") or "").split(",") if slot.strip())
         guidance, steps = float(asked.get("guidance", AS_PACKAGED)), int(asked.get("steps", AS_PACKAGED))
         return pd.DataFrame(
             generate.rows(
                 self.model,
-                [{slot: cell for slot, cell in row.items() if not _empty(cell)} for row in table.to_dict("records")],
+                [
+                    {str(slot): cell for slot, cell in row.items() if not _empty(cell)}
+                    for row in table.to_dict("records")
+                ],
                 to=to,
                 num=int(asked.get("num", DEFAULT_NUM)),
                 guidance=None if guidance < 0 else guidance,

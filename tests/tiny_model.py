@@ -46,7 +46,7 @@ def line(store: Store) -> dict[str, Artifact]:
             spec = {"kind": CONFIG.fusion.kind, "args": fusion_args(CONFIG, codecs)}
             network = new_fusion(spec)
         else:
-            spec = {"kind": CONFIG.generator.kind, "args": joint_flow_args(CONFIG, codecs, made["fusion"])}
+            spec = {"kind": CONFIG.generator.kind, "args": joint_flow_args(CONFIG, codecs, made)}
             network = new_generator(spec)
         draft.put("weights.safetensors", weights_of(network), "weights")
         return {"config": {part: {"kind": spec["kind"]}}, "facts": spec}

@@ -19,7 +19,7 @@ import polars as pl
 import yaml
 
 from mmgen.artifact import Artifact, FileEntry
-from mmgen.records import MODALITIES
+from mmgen.records import MODALITIES, Modality
 from mmgen.report import page, plots
 from mmgen.report.curves import Curve, read_curves
 from mmgen.store import Store
@@ -226,7 +226,8 @@ def render(
     model, scores = parts["generator"], parts["scores"]
     rows = read_scores(store, scores)
     curves = {role: read_curves(store, parts[role]) for role in ("codecs", "fusion", "generator")}
-    slots: Mapping[str, str] = parts["codecs"].facts["slots"]
+    named: Mapping[str, Modality] = parts["codecs"].facts["slots"]
+    slots = dict(sorted(named.items(), key=lambda slot: (MODALITIES.index(slot[1]), slot[0])))
     twin = {
         "format": FORMAT,
         "name": name,
