@@ -65,15 +65,18 @@ def find_batch(store: Store, name: str, *, rehash: bool = False) -> Batch | None
     """The committed batch of this name whose files are there with their recorded sizes (and bytes, if `rehash`)."""
     path = f"{FOLDER}/{name}.json"
     try:
-        raw = json.loads(store.read(path))
-        batch = Batch(**{**raw, "files": tuple(FileEntry(**entry) for entry in raw["files"])})
+        data = store.read(path)
+        raw = json.loads(data)
+        files = tuple(FileEntry(**entry) for entry in raw["files"])
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         # one that cannot be read is made again
         return None
-    for entry in batch.files:
+    for entry in files:
         if store.size(entry.path) != entry.size or (rehash and sha256(store.read(entry.path)) != entry.sha256):
             return None
-    return batch
+    # the committing file is named in manifests too: what no manifest names is garbage
+    own = FileEntry(path, len(data), sha256(data), "batch", {"first_row": files[0].facts["first_row"]})
+    return Batch(**{**raw, "files": (*files, own)})
 
 
 def read_facts(store: Store, staging: Artifact) -> pl.DataFrame:

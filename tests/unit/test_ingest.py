@@ -16,7 +16,7 @@ from data_schemas.facts import failures
 from mmgen import config as configs
 from mmgen import ingest as ingest_module
 from mmgen import staging
-from mmgen.artifact import Artifact
+from mmgen.artifact import Artifact, damaged
 from mmgen.config import Config
 from mmgen.errors import ConfigError, IntegrityError, SourceError
 from mmgen.ingest import ingest, source_digest
@@ -106,7 +106,7 @@ def test_one_worker_and_two_give_the_same_bytes(tmp_path: Path) -> None:
         made = ingest(config, {}, Runtime(store, workers=workers))
         found.append((made.fingerprint, {entry.path: store.read(entry.path) for entry in made.files}))
     assert found[0] == found[1]
-    assert len(found[0][1]) == 3 * 4
+    assert len(found[0][1]) == 3 * 5
 
 
 def test_bytes_come_from_content_not_from_place_or_time(tmp_path: Path) -> None:
@@ -271,7 +271,14 @@ def test_a_run_that_died_leaves_nothing_that_counts_and_the_next_one_is_whole(tm
     assert not [path for path in runtime.store.walk("staging") if "plan" in path]
 
 
-@pytest.mark.parametrize("role", ["tar", "index", "facts", "rejections"])
+def test_every_file_of_a_staging_is_named_in_its_manifest(tmp_path: Path, runtime: Runtime) -> None:
+    made = ingest(make_config(make_source(tmp_path / "data", 10)), {}, runtime)
+    named = {entry.path for entry in made.files} | {f"{made.folder}/manifest.json"}
+    assert set(runtime.store.walk("staging")) == named
+    assert damaged(runtime.store, made, rehash=True) == []
+
+
+@pytest.mark.parametrize("role", ["tar", "index", "facts", "rejections", "batch"])
 def test_a_batch_with_a_damaged_file_is_made_again(tmp_path: Path, runtime: Runtime, role: str) -> None:
     config = make_config(make_source(tmp_path / "data", 10))
     made = ingest(config, {}, runtime)
