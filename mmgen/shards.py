@@ -92,7 +92,8 @@ def _cut(pieces: Sequence[Piece], config: ShardConfig, least: int) -> list[list[
     if not pieces:
         return []
     size = sum(piece.size for piece in pieces)
-    count = max(-(-len(pieces) // config.max_samples), -(-size // config.max_bytes), min(least, len(pieces)))
+    count = max(-(-len(pieces) // config.max_samples), -(-size // config.max_bytes), least)
+    count = min(count, len(pieces))
     groups: list[list[Piece]] = []
     for number in range(count):
         run = pieces[number * len(pieces) // count : (number + 1) * len(pieces) // count]

@@ -105,7 +105,7 @@ def assign(members: Sequence[Member], shares: Mapping[str, float], seed: int) ->
 def _units(members: Sequence[Member]) -> list[tuple[str, str]]:
     """("group", name) or ("key", key) per member.
 
-    An exemplar without group and split joins the group of the first sample that repeats it: its cluster needs no bridge.
+    An exemplar without group and split joins the group of the first sample that repeats it, so no bridge is needed.
     """
     lent: dict[int, str] = {}
     for index, member in enumerate(members):

@@ -10,16 +10,19 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from data_schemas.facts import Failure
 from mmgen.duplicates import Duplicates, Thumbnails, find_duplicates
 from mmgen.errors import IntegrityError
 from mmgen.records import Rejection
 from mmgen.splits import SPLITS, Member, assign
 from mmgen.validate_config import ValidateConfig
+
+if TYPE_CHECKING:
+    # pandera takes a second to import, and workers that write shards come by here
+    from data_schemas.facts import Failure
 
 HASH_COLUMN = {"image": "phash", "audio": "ahash"}
 SPLIT_SPELLINGS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any, Protocol
 
 import polars as pl
@@ -86,9 +87,16 @@ def build(
         "plots": _plots(kept, slots, numbers),
         "gallery": _gallery(kept, slots, media),
         "repeats": _repeats(numbers["duplicates"], facts, slots, media),
-        "config": config.to_json(),
+        "config": _identity(config),
     }
     return page.render("data_report.html.j2", shown), twin
+
+
+def _identity(config: Config) -> dict[str, Any]:
+    """The configuration without where the source lies on this machine."""
+    whole = config.to_json()
+    whole["source"] = {**whole["source"], "path": PurePosixPath(config.source.path).name, "allow_roots": []}
+    return whole
 
 
 def _first_rows(staging: Artifact) -> list[int]:

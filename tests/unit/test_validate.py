@@ -203,13 +203,13 @@ def line(config: Config, runtime: Runtime) -> tuple[Artifact, Artifact]:
 
 def test_keys_keep_their_splits_from_the_base_version(tmp_path: Path, runtime: Runtime) -> None:
     first, _ = line(table_config(write_source(tmp_path / "source", 40)), runtime)
-    second, _ = line(table_config(write_source(tmp_path / "source", 400)), runtime)
+    second, _ = line(table_config(write_source(tmp_path / "source", 120)), runtime)
     assert second.facts["base"] == "dataset:tiny@1"
     before = dict(table(runtime, first).select("key", "split").iter_rows())
     after = dict(table(runtime, second).select("key", "split").iter_rows())
     assert {key: after[key] for key in before} == before
     changes = table(runtime, second)["change"].value_counts()
-    assert dict(changes.iter_rows()) == {"unchanged": 40, "new": 360}
+    assert dict(changes.iter_rows()) == {"unchanged": 40, "new": 80}
 
 
 def test_an_exemplar_of_the_base_is_not_displaced_by_a_new_copy_that_comes_first(
