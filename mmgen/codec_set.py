@@ -31,8 +31,8 @@ ROWS = 64
 
 
 def read_slots(plain: Mapping[str, Any]) -> dict[str, AnySlot]:
-    """Slot settings from the plain data of a manifest."""
-    return _SLOTS.validate_python(dict(plain))
+    """Slot settings from plain data, in the order of their names, which is a manifest's and so that of all networks."""
+    return _SLOTS.validate_python(dict(sorted(plain.items())))
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,7 @@ class CodecSet:
         labels: tuple[str, ...],
     ) -> CodecSet:
         """From plain data and bytes. made: modality → {"kind", "args"}. scale: slot → {"mean", "std"}."""
-        # by name, as a manifest gives them back: networks are built in this order
-        settings = read_slots(dict(sorted(slots.items())))
+        settings = read_slots(slots)
         words = Tokenizer.from_json(tokenizer) if tokenizer is not None else None
         codecs: dict[Modality, nn.Module] = {}
         for modality, spec in made.items():

@@ -70,7 +70,7 @@ class AudioPreprocess:
             )
 
         if self.hop > self.n_fft // 2:
-            raise ConfigError(f"hop: wanted at most half of n_fft {self.n_fft}, so that frames overlap, came {self.hop}")
+            raise ConfigError(f"hop: wanted at most half of n_fft {self.n_fft} (frames overlap), came {self.hop}")
         with warnings.catch_warnings():
             # torchaudio warns of empty filters; here they are an error
             warnings.simplefilter("ignore")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +25,8 @@ def loader(count: int = 10, batch_size: int = 4, **more: object) -> Loader:
 
 
 def real_keys(batches: list[Batch]) -> list[str]:
-    return [key for batch in batches for key, weight in zip(batch.keys, batch.weights_B.tolist(), strict=True) if weight]
+    rows = [row for batch in batches for row in zip(batch.keys, batch.weights_B.tolist(), strict=True)]
+    return [key for key, weight in rows if weight]
 
 
 @settings(max_examples=40, deadline=None)
@@ -153,10 +155,8 @@ def test_shards_of_different_layouts_do_not_mix() -> None:
         Samples([])
 
 
-def test_a_split_is_opened_from_the_store_and_checked(tmp_path: object) -> None:
-    from pathlib import Path
-
-    line = copied(Path(str(tmp_path)))
+def test_a_split_is_opened_from_the_store_and_checked(tmp_path: Path) -> None:
+    line = copied(tmp_path)
     features = line.made["extract"]
     found = open_samples(line.store, features, "latents", "train")
     assert found is not None
@@ -165,5 +165,4 @@ def test_a_split_is_opened_from_the_store_and_checked(tmp_path: object) -> None:
     entries = [entry for entry in features.by_role("features") if entry.facts["set"] == "latents"]
     line.store.write(entries[0].path, line.store.read(entries[1].path))
     with pytest.raises(IntegrityError, match="wanted"):
-        for entry in entries:
-            open_samples(line.store, features, "latents", str(entry.facts["split"]))
+        open_samples(line.store, features, "latents", str(entries[0].facts["split"]))

@@ -231,11 +231,16 @@ def test_text_files_are_utf8(tokenizer: Tokenizer) -> None:
 
 def test_the_table_has_every_modality_and_builds_what_a_slot_declares(tokenizer: Tokenizer) -> None:
     assert set(PREPROCESSES) == set(MODALITIES)
-    slots = {"b": ImageSlot(size_px=8, column="x"), "a": AudioSlot(mels=16, f_max_hz=4000.0), "t": TextSlot(max_tokens=9)}
+    slots = {
+        "b": ImageSlot(size_px=8, column="x"),
+        "a": AudioSlot(mels=16, f_max_hz=4000.0),
+        "t": TextSlot(max_tokens=9),
+    }
     made = preprocesses(slots, tokenizer)
     assert list(made) == ["b", "a", "t"]
     assert {slot: each.shape for slot, each in made.items()} == {"b": (3, 8, 8), "a": (16, 64), "t": (9,)}
     for slot, each in made.items():
-        assert each.value(torch.zeros((2, *each.shape), dtype=getattr(torch, each.dtype))).shape == (2, *each.shape), slot
-    with pytest.raises(ConfigError, match="'t'.*tokenizer"):
+        value = each.value(torch.zeros((2, *each.shape), dtype=getattr(torch, each.dtype)))
+        assert value.shape == (2, *each.shape), slot
+    with pytest.raises(ConfigError, match=r"'t'.*tokenizer"):
         preprocess("t", slots["t"], None)

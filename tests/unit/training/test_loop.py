@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -186,7 +187,7 @@ def test_the_loop_does_not_ask_the_device_between_readings(monkeypatch: pytest.M
 
         monkeypatch.setattr(Tensor, name, counted)
     run(Net(), config(steps=100), callbacks=Callbacks(on_read=lambda step, means: readings.append(len(asked))))
-    per_reading = [after - before for before, after in zip(readings, readings[1:], strict=False)]
+    per_reading = [after - before for before, after in itertools.pairwise(readings)]
     assert len(readings) == 4
     # the reading itself, and the ends of the epochs in between: never once per step
     assert max(per_reading) <= 3 + 25 // 3 + 1
@@ -232,8 +233,8 @@ def test_slices_that_do_not_fit_are_refused() -> None:
         config(slices=3)
     with pytest.raises(ConfigError, match="slices"):
         train(
-            Net(), Net().loss, loader(24, rank=0, world=2), config(batch_size=24, slices=3), world=World(0, 2, ALONE.device),
-            seed=0, what="x",
+            Net(), Net().loss, loader(24, rank=0, world=2), config(batch_size=24, slices=3),
+            world=World(0, 2, ALONE.device), seed=0, what="x",
         )  # fmt: skip
 
 
