@@ -11,7 +11,8 @@ import errno
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -51,6 +52,14 @@ def _outside(what: str, uri: str) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise StoreError(f"could not {what} {uri}: {reason}") from error
+    except _client_errors() as error:
+        raise StoreError(f"could not {what} {uri}: {' '.join(str(error).split())}") from error
+
+
+def _client_errors() -> tuple[type[Exception], ...]:
+    """What an S3 client raises beside OSError (no connection, no credentials); none where it was never loaded."""
+    module = sys.modules.get("botocore.exceptions")
+    return (module.BotoCoreError,) if module else ()
 
 
 class Store:
@@ -220,9 +229,24 @@ def stat_uri(uri: str) -> tuple[int, str]:
             found = os.stat(uri)
             return found.st_size, str(found.st_mtime_ns)
         fs, path = fsspec.core.url_to_fs(uri)
-        info = fs.info(path)
-        mark = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("mtime") or ""
-        return int(info["size"] or 0), str(mark)
+        return _size_and_mark(fs.info(path))
+
+
+def stat_folder(uri: str) -> dict[str, tuple[int, str]]:
+    """Name → (size in bytes, change mark) of the files directly below a remote folder, in one listing.
+
+    Raises FileNotFoundError, StoreError.
+    """
+    with _outside("list", uri):
+        fs, path = fsspec.core.url_to_fs(uri)
+        fs.invalidate_cache(path)
+        found = [info for info in fs.ls(path, detail=True) if info["type"] == "file"]
+        return {str(info["name"]).rpartition("/")[2]: _size_and_mark(info) for info in found}
+
+
+def _size_and_mark(info: Mapping[str, Any]) -> tuple[int, str]:
+    mark = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("mtime") or ""
+    return int(info["size"] or 0), str(mark)
 
 
 def list_uri(uri: str) -> list[str]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from mmgen.store import Store, read_uri, sha256, sha256_file, stat_uri
+from mmgen.errors import StoreError
+from mmgen.store import Store, read_uri, sha256, sha256_file, stat_folder, stat_uri
 
 #: objects of a remote source that are looked up at once
 CONNECTIONS = 16
+#: so many files of one folder are looked up by listing it
+LISTED_FROM = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,7 @@ class DigestCache:
         self._store, self._path = store, f"cache/source-{name}.json"
         self._known = {} if rehash else self._load()
         self._fresh: dict[str, Digest] = {}
+        self._listed: dict[str, dict[str, tuple[int, str]]] = {}
         self._changed = rehash
 
     def _load(self) -> dict[str, Digest]:
@@ -48,7 +54,8 @@ class DigestCache:
         return self._fresh[uri]
 
     def _look(self, uri: str) -> Digest:
-        size, mark = stat_uri(uri)
+        folder, _, name = uri.rpartition("/")
+        size, mark = self._listed.get(folder, {}).get(name) or stat_uri(uri)
         known = self._known.get(uri)
         if known is not None and mark and (known.size, known.mark) == (size, mark):
             return known
@@ -56,9 +63,14 @@ class DigestCache:
         return Digest(size, mark, sha256_file(uri) if "://" not in uri else sha256(read_uri(uri)))
 
     def prefetch(self, uris: Iterable[str]) -> None:
-        """Look up remote files side by side. What fails is told when it is asked for."""
+        """Look up remote files side by side, whole folders in one listing. What fails is told when it is asked for."""
         remote = [uri for uri in dict.fromkeys(uris) if "://" in uri and uri not in self._fresh]
-        if len(remote) > 1:
+        folders = Counter(uri.rpartition("/")[0] for uri in remote)
+        for folder, count in folders.items():
+            if count >= LISTED_FROM and folder not in self._listed:
+                with contextlib.suppress(FileNotFoundError, StoreError, NotImplementedError):
+                    self._listed[folder] = stat_folder(folder)
+        if remote:
             with ThreadPoolExecutor(CONNECTIONS) as pool:
                 for uri, future in [(uri, pool.submit(self._look, uri)) for uri in remote]:
                     if future.exception() is None:

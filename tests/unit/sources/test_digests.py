@@ -75,6 +75,19 @@ def test_files_no_longer_asked_for_are_forgotten(store: Store, file: Path, tmp_p
     assert str(file).encode() not in store.read("cache/source-x.json")
 
 
+def test_a_remote_folder_is_looked_up_in_one_listing(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store("memory://listing")
+    for number in range(10):
+        store.write(f"pictures/{number}.png", b"%d" % number)
+    monkeypatch.setattr(digests, "stat_uri", lambda uri: pytest.fail("asked for one file"))
+    cache = DigestCache(store, "x")
+    uris = [f"memory://listing/pictures/{number}.png" for number in range(10)]
+    cache.prefetch(uris)
+    assert [cache.of(uri).sha256 for uri in uris] == [
+        hashlib.sha256(b"%d" % number).hexdigest() for number in range(10)
+    ]
+
+
 def test_remote_files_are_looked_up_side_by_side() -> None:
     store = Store("memory://digests")
     store.write("pictures/1.png", b"one")
