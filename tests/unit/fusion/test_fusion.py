@@ -78,7 +78,7 @@ class TestEveryFuse:
     def test_it_learns_which_values_belong_together_and_their_class(self, kind: str) -> None:
         fusion, whole = make(kind, augment=False), batch()
         optimiser = torch.optim.Adam(fusion.parameters(), lr=3e-3)
-        for step in range(50):
+        for step in range(80):
             optimiser.zero_grad()
             fusion.loss(whole, torch.Generator().manual_seed(step))["loss"].backward()
             optimiser.step()
