@@ -16,6 +16,8 @@ from mmgen.batches import NO_LABEL, Batch
 from mmgen.codec_set import CodecSet
 from mmgen.errors import IntegrityError
 from mmgen.extract import alternatives, read_media
+from mmgen.modalities.audio import AudioMedia
+from mmgen.preprocess.audio import AudioPreprocess
 from mmgen.store import Store
 from mmgen.tars import TarReader, safe_key
 
@@ -58,6 +60,12 @@ def read_exam(store: Store, evalset: Artifact, codecs: CodecSet, split: str, dev
                     files[slot][place] = found[0] if found else None
     keys = [row["key"] for row in chosen]
     return Exam(split, _batch(codecs, files, labels, keys).to(device), files)
+
+
+def recording(how: AudioPreprocess, data: bytes, key: str = "") -> torch.Tensor:
+    """A real clip (samples,) at the slot's rate and length: the recording itself, not its spectrogram's sound."""
+    samples, rate = AudioMedia().decode(data)
+    return how.clip(torch.from_numpy(samples.mean(axis=0)), rate, key)
 
 
 def _digests(reader: TarReader) -> dict[str, str]:

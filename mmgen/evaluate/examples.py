@@ -14,7 +14,10 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from mmgen.batches import Batch
+from mmgen.evaluate.exam import Exam, recording
 from mmgen.evaluate.measure import Maker, Sampling, having, make
+from mmgen.modalities.audio import AudioMedia
+from mmgen.preprocess.audio import AudioPreprocess
 from mmgen.preprocess.image import ImagePreprocess
 from mmgen.preprocess.table import Preprocess
 from mmgen.preprocess.text import TextPreprocess
@@ -53,21 +56,34 @@ def chosen(real: Batch, given: str, count: int) -> Tensor:
 
 
 def direction_files(
-    how: Mapping[str, Preprocess], maker: Maker, real: Batch, given: str, to: str, sampling: Sampling, first: int
+    how: Mapping[str, Preprocess], maker: Maker, exam: Exam, given: str, to: str, sampling: Sampling, first: int
 ) -> list[ExampleFile]:
     """Examples of one direction (numbered from `first`), and its grid if it makes pictures."""
-    rows = chosen(real, given, EXAMPLES)
+    rows = chosen(exam.real, given, EXAMPLES)
     if len(rows) == 0:
         return []
-    made = make(maker, real, [given], [to], rows, sampling)[to]
-    sides = (("given", given, real.values[given][rows]), ("made", to, made))
+    made = make(maker, exam.real, [given], [to], rows, sampling)[to]
+    sides = (("given", given, _real_files(how[given], exam, given, rows)), ("made", to, how[to].files(made)))
     found = []
-    for side, slot, value in sides:
-        for number, data in enumerate(how[slot].files(value), start=first):
+    for side, slot, files in sides:
+        for number, data in enumerate(files, start=first):
             name = f"examples/{number:03d}-{side}-{slot}.{how[slot].extension}"
             found.append(ExampleFile(name, data, "example", {"example": number, "side": side, "slot": slot}))
     if isinstance(how[to], ImagePreprocess):
-        found.append(_direction_grid(how, maker, real, given, to, sampling))
+        found.append(_direction_grid(how, maker, exam.real, given, to, sampling))
+    return found
+
+
+def _real_files(how: Preprocess, exam: Exam, slot: str, rows: Tensor) -> list[bytes]:
+    """What the conditions are: pictures and texts as the model sees them, sound as it was recorded."""
+    if not isinstance(how, AudioPreprocess):
+        return how.files(exam.real.values[slot][rows])
+    found = []
+    for row in rows.tolist():
+        data = exam.files[slot][row]
+        assert data is not None
+        clip = recording(how, data, f"{exam.real.keys[row]}/{slot}")
+        found.append(AudioMedia().encode((clip.numpy()[None], how.sample_rate_hz)))
     return found
 
 

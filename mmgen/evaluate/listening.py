@@ -8,12 +8,11 @@ import torchaudio
 from numpy.typing import NDArray
 
 from mmgen.evaluate import scores
-from mmgen.evaluate.exam import Exam
+from mmgen.evaluate.exam import Exam, recording
 from mmgen.evaluate.intervals import wilson
 from mmgen.evaluate.measure import Made
 from mmgen.evaluate.recogniser import RATE_HZ, Listener
 from mmgen.evaluate.scores import Score, score
-from mmgen.modalities.audio import AudioMedia
 from mmgen.preprocess.audio import AudioPreprocess
 
 #: clips listened to at most: about 30 ms each
@@ -46,8 +45,7 @@ def recognised_real(
     for row in places:
         data = exam.files[slot][row]
         assert data is not None
-        samples, rate = AudioMedia().decode(data)
-        clips.append(_at_rate(how.clip(torch.from_numpy(samples.mean(axis=0)), rate), how.sample_rate_hz))
+        clips.append(_at_rate(recording(how, data, f"{exam.real.keys[row]}/{slot}"), how.sample_rate_hz))
     hits = _heard(listener, clips, [asked[row] for row in places], labels)
     return [score(scores.RECOGNISED_REAL, [], [slot], NAME, wilson(hits, len(places)))]
 

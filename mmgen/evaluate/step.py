@@ -148,7 +148,7 @@ class Examiner:
         how, sampling = self.codecs.preprocesses, self.sampling(self.settings.guidance)
         found = []
         for number, (given, to) in enumerate(self.directions(exam)):
-            found += direction_files(how, self.maker, exam.real, given, to, sampling, number * EXAMPLES)
+            found += direction_files(how, self.maker, exam, given, to, sampling, number * EXAMPLES)
         return found
 
     # ------------------------------------------------------------ rows
