@@ -84,8 +84,7 @@ def build(raw: Any, *, folder: Path | None = None, where: str = "configuration")
     name = raw.get("recipe", DEFAULT_RECIPE)
     if name not in recipes():
         raise ConfigError(f"{where}: {unknown_name('recipe', str(name), recipes())}")
-    recipe = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
-    merged = _merge(recipe, {**raw, "recipe": name})
+    merged = _merge(_recipe(name), {**raw, "recipe": name})
     _activate_slots(merged, where)
     source = merged.get("source")
     if folder is not None and isinstance(source, dict) and isinstance(source.get("path"), str):
@@ -96,6 +95,12 @@ def build(raw: Any, *, folder: Path | None = None, where: str = "configuration")
         return Config.model_validate(merged)
     except ValidationError as error:
         raise ConfigError(f"{where}: {_explain(error)}") from None
+
+
+def _recipe(name: str) -> Any:
+    """A recipe's settings; one that names another `recipe` is laid upon that one."""
+    settings = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
+    return _merge(_recipe(settings["recipe"]), settings) if "recipe" in settings else settings
 
 
 def _merge(base: Any, over: Any) -> Any:
