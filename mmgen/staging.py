@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from mmgen.modalities.config import CheckConfig
 from mmgen.modalities.probing import Probe
 from mmgen.modalities.table import MODALITIES
 from mmgen.records import Modality, Rejection
+from mmgen.sources.digests import CONNECTIONS
 from mmgen.store import Store, read_uri, sha256
 from mmgen.tars import TarIndex, TarReader, pack, safe_key
 
@@ -152,7 +154,8 @@ def stage(store_uri: str, name: str, slots: Mapping[str, Modality], checks: Mapp
         if find_batch(store, name) is None:
             raise IntegrityError(f"staging batch {name[:12]}: neither its plan nor its files are there") from None
         return
-    _commit(store, name, _Stager(slots, limits, embedded), rows)
+    stager = _Stager(slots, limits, embedded | _fetch(rows, slots, limits))
+    _commit(store, name, stager, rows)
     store.delete(f"{FOLDER}/{name}.plan.tar")
 
 
@@ -180,8 +183,7 @@ class _Stager:
                 data = MODALITIES[modality].encode(texts[slot][0])
                 found[slot] = (data, MODALITIES[modality].probe(data, self.limits))
             elif slot in row["media"]:
-                data = self._bytes(slot, row)
-                probe = MODALITIES[modality].probe(data, self.limits)
+                data, probe = self._media(slot, modality, row)
                 mine += _rejections(number, key, slot, probe)
                 if not probe.rejected:
                     found[slot] = (data, probe)
@@ -218,20 +220,43 @@ class _Stager:
     def _probe_text(self, text: str) -> Probe:
         return MODALITIES["text"].probe(text.encode("utf-8", "surrogatepass"), self.limits)
 
-    def _bytes(self, slot: str, row: Mapping[str, Any]) -> bytes:
+    def _media(self, slot: str, modality: Modality, row: Mapping[str, Any]) -> tuple[bytes, Probe]:
         planned = row["media"][slot]
-        if planned["uri"] is None:
-            return self.embedded[f"{row['row']:09d}.{safe_key(slot)}"]
-        try:
-            data = _read_span(planned["uri"], planned["span"], planned["size"])
-        except (OSError, FileNotFoundError) as error:
-            raise SourceError(f"row {row['row']}: {planned['uri']} went away while it was ingested: {error}") from error
-        if planned["sha256"] is not None and sha256(data) != planned["sha256"]:
-            raise SourceError(
-                f"row {row['row']}: {planned['uri']} changed while it was ingested, or its time stamp hides a change; "
-                "run again with --rehash"
-            )
-        return data
+        if too_large := MODALITIES[modality].refuse_size(planned["size"], self.limits):
+            # refused by its size alone: it need not fit into memory
+            return b"", Probe(None, {}, (too_large,))
+        data = self.embedded.get(f"{row['row']:09d}.{safe_key(slot)}")
+        data = _read(row["row"], planned) if data is None else data
+        return data, MODALITIES[modality].probe(data, self.limits)
+
+
+def _fetch(rows: Sequence[Mapping[str, Any]], slots: Mapping[str, Modality], limits: CheckConfig) -> dict[str, bytes]:
+    """The bytes of remote media, read side by side, by embedded name."""
+    wanted = [
+        (f"{row['row']:09d}.{safe_key(slot)}", row["row"], each)
+        for row in rows for slot, each in row["media"].items()
+        if each["uri"] is not None and "://" in each["uri"]
+        and MODALITIES[slots[slot]].refuse_size(each["size"], limits) is None
+    ]  # fmt: skip
+    if not wanted:
+        return {}
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        found = pool.map(lambda each: _read(each[1], each[2]), wanted)
+        return {name: data for (name, _, _), data in zip(wanted, found, strict=True)}
+
+
+def _read(row: int, planned: Mapping[str, Any]) -> bytes:
+    """The bytes that were planned. Raises SourceError if they are gone or others."""
+    try:
+        data = _read_span(planned["uri"], planned["span"], planned["size"])
+    except OSError as error:
+        raise SourceError(f"row {row}: {planned['uri']} went away while it was ingested: {error}") from error
+    if planned["sha256"] is not None and sha256(data) != planned["sha256"]:
+        raise SourceError(
+            f"row {row}: {planned['uri']} changed while it was ingested, or its time stamp hides a change; "
+            "run again with --rehash"
+        )
+    return data
 
 
 def _read_span(uri: str, span: Sequence[int] | None, size: int) -> bytes:

@@ -91,6 +91,11 @@ class AudioMedia:
             return "mp3"
         return None
 
+    def refuse_size(self, size_bytes: int, limits: CheckConfig) -> Finding | None:
+        """A finding if so many bytes are more than the cap."""
+        found = findings(RULES[1:2], {"bytes": size_bytes}, limits)
+        return found[0] if found else None
+
     def probe(self, data: bytes, limits: CheckConfig) -> Probe:
         """Caps are checked on the header, before any sample is decoded."""
         ext = self.sniff(data)

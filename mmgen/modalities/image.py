@@ -78,6 +78,11 @@ class ImageMedia:
             return "bmp"
         return "tif" if data[:4] in (b"II*\0", b"MM\0*") else None
 
+    def refuse_size(self, size_bytes: int, limits: CheckConfig) -> Finding | None:
+        """A finding if so many bytes are more than the cap."""
+        found = findings(RULES[1:2], {"bytes": size_bytes}, limits)
+        return found[0] if found else None
+
     def probe(self, data: bytes, limits: CheckConfig) -> Probe:
         """Caps are checked on the header, before any pixel is decoded."""
         ext = self.sniff(data)

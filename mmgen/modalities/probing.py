@@ -73,6 +73,9 @@ class Media(Protocol):
     def sniff(self, data: bytes) -> str | None:
         """The canonical extension of what `data` starts like, None if it is not of this modality."""
 
+    def refuse_size(self, size_bytes: int, limits: CheckConfig) -> Finding | None:
+        """What is wrong with a value of so many bytes, told before they are read; None if nothing."""
+
     def probe(self, data: bytes, limits: CheckConfig) -> Probe:
         """Check and measure. Never raises for bad bytes: what is wrong is a finding."""
 

@@ -41,6 +41,14 @@ class TextMedia:
         except UnicodeDecodeError:
             return None
 
+    def refuse_size(self, size_bytes: int, limits: CheckConfig) -> Finding | None:
+        """A finding if so many bytes cannot be few enough characters."""
+        if size_bytes <= 4 * limits.max_text_chars + 3:
+            return None
+        return Finding(
+            "too_long", "reject", f"wanted at most {limits.max_text_chars} characters, came {size_bytes} bytes"
+        )
+
     def probe(self, data: bytes, limits: CheckConfig) -> Probe:
         """A byte-order mark is part of the encoding, not of the text."""
         try:

@@ -304,6 +304,15 @@ def test_staged_bytes_that_changed_are_refused(tmp_path: Path, runtime: Runtime)
         media.read(2, "text", "txt")
 
 
+def test_a_file_over_the_cap_is_rejected_without_being_read(
+    tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = make_source(tmp_path / "data", 2, {0: {"audio": ""}, 1: {"audio": ""}})
+    config = make_config(table, validate={"checks": {"max_image_bytes": 100}})
+    monkeypatch.setattr(staging, "read_uri", lambda *arguments, **options: pytest.fail("read"))
+    assert ingest(config, {}, runtime).facts["reasons"] == {"too_many_bytes": 2}
+
+
 def test_batches_end_before_their_media_grow_too_large(tmp_path: Path, runtime: Runtime) -> None:
     table = make_source(tmp_path / "data", 10)
     size = len(png(0)) + len(wav(0))

@@ -42,6 +42,14 @@ def test_long_text_is_rejected() -> None:
     assert reasons(b"word", CheckConfig(max_text_chars=3)) == [("too_long", "reject")]
 
 
+def test_bytes_that_cannot_be_few_enough_characters_are_refused_unread() -> None:
+    few = CheckConfig(max_text_chars=3)
+    assert MEDIA.refuse_size(15, few) is None
+    refused = MEDIA.refuse_size(16, few)
+    assert refused is not None
+    assert (refused.reason, refused.severity) == ("too_long", "reject")
+
+
 @pytest.mark.parametrize("char", ["\0", "\x07", "\x1b", "\x7f", "\x85"])
 def test_control_characters_are_rejected(char: str) -> None:
     assert reasons(f"a{char}b".encode()) == [("control_chars", "reject")]
