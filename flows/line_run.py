@@ -97,8 +97,15 @@ def runtime_of(store: str, options: Options) -> Runtime:
     progress = watching.get(LogProgress())
     return Runtime(
         Store(store), workers=options.workers, device=options.device, map=BatchMapper(progress), progress=progress,
-        verify=options.verify, rehash=options.rehash, refit=options.refit, rebuild=options.rebuild,
+        verify=options.verify, rehash=options.rehash, refit=options.refit, rebuild=options.rebuild, run=_known_by(),
     )  # fmt: skip
+
+
+def _known_by() -> dict[str, str]:
+    """What the run that is being recorded is known by."""
+    record = current_run()
+    found = {"name": record.run, "prefect": record.prefect} if record else {}
+    return {word: name for word, name in found.items() if name}
 
 
 @contextlib.contextmanager

@@ -70,6 +70,7 @@ class _Line:
     files: tuple[FileEntry, ...]
     alias: str | None
     why: str
+    run: Mapping[str, str]
 
 
 def register(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> Artifact:
@@ -90,7 +91,7 @@ def register(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -
     page, twin = card.render(store, parts, name=config.name, alias=alias, why=why)
     draft.put("card.html", page, "card")
     draft.put("card.json", twin, "card-json")
-    line = _Line(config.name, draft.version, what.fingerprint, parts, tuple(draft.files), alias, why)
+    line = _Line(config.name, draft.version, what.fingerprint, parts, tuple(draft.files), alias, why, runtime.run)
     with _client(store) as client:
         if promotions.ledger(store, config.name) and not _known_versions(client, config.name):
             _rebuild(client, store, config.name)
@@ -108,7 +109,7 @@ def register(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -
         },
         pin=what.pin,
         passed=parts["scores"].passed,
-        circumstance=circumstance(mlflow_tracking=shown(tracking)),
+        circumstance=circumstance(mlflow_tracking=shown(tracking), run=dict(runtime.run)),
     )
 
 
@@ -221,9 +222,7 @@ def _tags(line: _Line) -> dict[str, str]:
     for role, part in line.parts.items():
         tags |= {f"mmgen.{role}": part.ref, f"mmgen.{role}.fingerprint": part.fingerprint}
     tags["mmgen.commit"] = str(model.circumstance.get("commit") or "unknown")
-    # Prefect's own variable in a run's process; prefect itself is not known here
-    flow_run = os.environ.get("PREFECT__FLOW_RUN_ID")
-    return tags | ({"mmgen.flow_run": flow_run} if flow_run else {})
+    return tags | {f"mmgen.run.{word}": name for word, name in line.run.items()}
 
 
 def _log_numbers(client: MlflowClient, run: str, store: Store, parts: Mapping[str, Artifact]) -> None:
@@ -232,6 +231,12 @@ def _log_numbers(client: MlflowClient, run: str, store: Store, parts: Mapping[st
         client.log_batch(run, params=params[start : start + _PARAMS_PER_BATCH])
     now = int(time.time() * 1000)
     metrics = [Metric(key, value, now, 0) for key, value in card.flat_scores(store, parts["scores"]).items()]
+    metrics += [
+        Metric(f"{role}/{fact}", float(parts[role].facts[fact]), now, 0)
+        for role in ("fusion", "generator")
+        for fact in ("parameters", "samples")
+        if fact in parts[role].facts
+    ]
     metrics += [
         Metric(f"{role}/{curve.name}", value, now, step)
         for role in ("codecs", "fusion", "generator")
@@ -322,8 +327,9 @@ def _rebuild(client: MlflowClient, store: Store, name: str) -> list[str]:
         facts = promotion.facts
         parts = {role: artifacts.load_link(store, link) for role, link in promotion.inputs.items()}
         line = _Line(
-            name, promotion.version, promotion.fingerprint, parts, promotion.files, facts["alias"], facts["why"]
-        )
+            name, promotion.version, promotion.fingerprint, parts, promotion.files, facts["alias"], facts["why"],
+            promotion.circumstance.get("run", {}),
+        )  # fmt: skip
         wanted = facts["mlflow"]["version"]
         if _logged_version(client, line) is None:
             _skip_to(client, name, int(wanted))

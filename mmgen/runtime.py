@@ -6,7 +6,7 @@ import contextlib
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -70,7 +70,7 @@ class Runtime:
 
     device: "cpu", "cuda", "cuda:1"… or "auto". verify: re-hash instead of trusting recorded sizes.
     rehash: read every source file again even if its size and mtime are unchanged. refit: make fitted things anew.
-    rebuild: build the data version without a base.
+    rebuild: build the data version without a base. run: what the run that asks is known by ("name", "prefect"…).
     """
 
     store: Store
@@ -82,6 +82,7 @@ class Runtime:
     rehash: bool = False
     refit: bool = False
     rebuild: bool = False
+    run: Mapping[str, str] = field(default_factory=dict)
 
 
 def circumstance(**more: Any) -> dict[str, Any]:

@@ -242,6 +242,8 @@ def render(
         "scores": [asdict(row) for row in rows],
         "lineage": _lineage(parts),
         "circumstance": dict(model.circumstance),
+        "parameters": model.facts.get("parameters"),
+        "label_report": model.facts.get("label_report"),
         "settings": settings(parts),
         "curves": {role: [curve.name for curve in found] for role, found in curves.items() if found},
     }

@@ -163,4 +163,4 @@ def test_slots_of_any_name_are_shown_in_the_command(store, parts):
     codecs = dataclasses.replace(parts["codecs"], facts=facts)
     page, _ = rendered(store, parts | {"codecs": codecs})
     assert "--slot" in page
-    assert 'to=("answer",)' in html.unescape(page)
+    assert 'to=("question",)' in html.unescape(page)

@@ -111,6 +111,18 @@ def test_the_run_holds_settings_scores_curves_lineage_and_pages(store):
     assert files == {"card.html", "card.json", "scores.parquet", "text-to-image.png", "data-report.html"}
 
 
+def test_the_run_that_asked_is_named_and_a_rebuilt_view_names_it_again(store, tmp_path, empty_database, monkeypatch):
+    runtime = Runtime(store, run={"name": "20260102T030405-abcd", "prefect": "0123"})
+    line = registry.register(CONFIG, hand_made.line(store), runtime)
+    tags = client_of(store).get_run(line.facts["mlflow"]["run"]).data.tags
+    assert (tags["mmgen.run.name"], tags["mmgen.run.prefect"]) == ("20260102T030405-abcd", "0123")
+    shutil.copy(empty_database, tmp_path / "new.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/new.db")
+    registry.rebuild(store)
+    version = client_of(store).get_model_version_by_alias("digits", "champion")
+    assert version.tags["mmgen.run.prefect"] == "0123"
+
+
 def test_files_of_mlflow_lie_in_the_store_and_none_is_a_pickle(store):
     register(store)
     paths = store.walk("mlflow-artifacts")
