@@ -30,6 +30,8 @@ class JointFlowConfig(Settings):
     absent_share: float = Field(0.3, ge=0, le=1)
     #: chance that a given slot comes without its fusion embedding, and that it comes with nothing else
     condition_dropout: float = Field(0.1, ge=0, le=0.5)
+    #: standard deviation of noise on what is given in training, beside latents and embeddings of deviation 1
+    given_noise: float = Field(0.0, ge=0)
     dropout: float = Field(0.0, ge=0, lt=1)
     sampler: Literal["euler", "heun"] = "euler"
     train: TrainConfig = TrainConfig(

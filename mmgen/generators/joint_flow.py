@@ -64,6 +64,8 @@ class JointFlow(nn.Module):
         shared_time: share of the rows whose targets have one time together.
         given_share, absent_share: chances of a slot that is not the row's first target.
         condition_dropout: chance that a given slot comes without its embedding, and that it comes without its latent.
+        given_noise: standard deviation of noise on given latents and embeddings in training, so that the network does
+            not come to know its conditions by heart (Ho et al. 2022, arXiv:2106.15282).
         dropout: inside the blocks.
         sampler: "euler" or "heun".
     """
@@ -83,6 +85,7 @@ class JointFlow(nn.Module):
         given_share: float = 0.4,
         absent_share: float = 0.3,
         condition_dropout: float = 0.1,
+        given_noise: float = 0.0,
         dropout: float = 0.0,
         sampler: str = "euler",
     ) -> None:
@@ -93,7 +96,7 @@ class JointFlow(nn.Module):
         self.embedding_width = embedding_width
         self.joint_share, self.shared_time = joint_share, shared_time
         self.given_share, self.absent_share = given_share, absent_share
-        self.condition_dropout, self.sampler = condition_dropout, sampler
+        self.condition_dropout, self.given_noise, self.sampler = condition_dropout, given_noise, sampler
         sizes = {slot: tokens * wide for slot, (tokens, wide) in self.shapes.items()}
         # ModuleDict refuses names with dots and of its own methods, so slots go by number
         self.read = nn.ModuleList(nn.Linear(size, width) for size in sizes.values())
@@ -166,11 +169,10 @@ class JointFlow(nn.Module):
             x_1 = batch.values[slot].float().masked_fill(~mask_BT[..., None], 0.0)
             x_0 = torch.randn(x_1.shape, generator=rng, device=x_1.device)
             t_B11 = t_BS[:, self.slots.index(slot), None, None]
-            x_t[slot] = ((1 - t_B11) * x_0 + t_B11 * x_1) * mask_BT[..., None]
+            noise_B11 = torch.where(t_B11 == 1, self.given_noise, 1 - t_B11)
+            x_t[slot] = (noise_B11 * x_0 + t_B11 * x_1) * mask_BT[..., None]
             wanted[slot] = x_1 - x_0
-        embeddings = self._embeddings(batch)
-        if self.condition_dropout:
-            x_t, embeddings = self._drop(x_t, embeddings, roles_BS, rng)
+        x_t, embeddings = self._disturb(x_t, self._embeddings(batch), roles_BS, rng)
         dx_t = self.velocity(x_t, t_BS, roles_BS, embeddings)
         each = {}
         for slot, mask_BT in masks.items():
@@ -199,10 +201,10 @@ class JointFlow(nn.Module):
             for slot, key in keys.items() if key in batch.values
         }  # fmt: skip
 
-    def _drop(
+    def _disturb(
         self, x_t: State, embeddings: State, roles_BS: Tensor, rng: torch.Generator | None
     ) -> tuple[State, State]:
-        """Given slots now and then lose their embedding, or keep only it."""
+        """Embeddings get their noise, and given slots now and then lose their embedding, or keep only it."""
         draw_BS = torch.rand(roles_BS.shape, generator=rng, device=roles_BS.device)
         given_BS = roles_BS == GIVEN
         no_embedding_BS = given_BS & (draw_BS < self.condition_dropout)
@@ -210,11 +212,13 @@ class JointFlow(nn.Module):
         kept_e, kept_x = {}, dict(x_t)
         for slot, e_BE in embeddings.items():
             number = self.slots.index(slot)
-            kept_e[slot] = e_BE.masked_fill(no_embedding_BS[:, number, None], 0.0)
+            has_B1 = e_BE.any(1, keepdim=True)
+            noisy_BE = e_BE + self.given_noise * has_B1 * torch.randn(e_BE.shape, generator=rng, device=e_BE.device)
+            kept_e[slot] = noisy_BE.masked_fill(no_embedding_BS[:, number, None], 0.0)
             if slot in x_t:
                 # never both: a row without an embedding of its own keeps its latent
-                alone_B = only_embedding_BS[:, number] & e_BE.abs().sum(1).gt(0)
-                kept_x[slot] = x_t[slot].masked_fill(alone_B[:, None, None], 0.0)
+                alone_B11 = (only_embedding_BS[:, number, None] & has_B1)[..., None]
+                kept_x[slot] = x_t[slot].masked_fill(alone_B11, 0.0)
         return kept_x, kept_e
 
     # ------------------------------------------------------------ sampling
