@@ -335,7 +335,8 @@ class Draft:
         try:
             return self.store.read(f"{folder}/{number}/claim").decode() == self.fingerprint
         except FileNotFoundError:
-            return False
+            # a run that died while it claimed leaves the folder alone
+            return self.store.create(f"{folder}/{number}/claim", self.fingerprint.encode())
 
     def put(self, name: str, data: bytes, role: str, **facts: Any) -> FileEntry:
         """Write a file into the version's folder and name it in the manifest."""
