@@ -20,7 +20,7 @@ READY := .venv/.ready-$(shell { pwd; cat requirements.lock pyproject.toml; } | c
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow check format lint types guards lock derived clean
+.PHONY: help install demo test test-slow check format lint types guards lock derived tree clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -74,6 +74,10 @@ derived: $(READY)
 	$(COMPILE) --extra s3 --extra servers -c requirements.lock --no-annotate -o docker/worker.lock pyproject.toml
 	$(COMPILE) -c requirements.lock --no-annotate -o docker/ingest.lock docker/ingest.in
 	$(BIN)/python .ci/environment.py
+
+# the README's tree of files
+tree: $(READY)
+	$(BIN)/python .ci/tree.py
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

@@ -22,7 +22,7 @@ RUN sh site.sh /app
 FROM ${BASE}
 ARG COMMIT=""
 COPY --from=build /app /app
-COPY docker/with_secrets.sh docker/buckets.py prefect.yaml /app/docker/
+COPY docker/with_secrets.sh docker/buckets.py /app/docker/
 RUN groupadd --gid 10001 mmgen && useradd --uid 10001 --gid 10001 --create-home mmgen \
     && mkdir /cache && chown mmgen:mmgen /cache
 ENV PATH=/app/bin:/usr/local/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 DO_NOT_TRACK=1 MMGEN_CACHE=/cache \

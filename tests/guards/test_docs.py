@@ -58,7 +58,7 @@ def test_every_command_in_the_docs_is_there_with_its_options() -> None:
     for words in said:
         assert words[1] in _commands(), f"`{' '.join(words)}`: no such command"
         options = {option for parameter in _commands()[words[1]].params for option in parameter.opts}
-        for word in words[2:]:
+        for word in (word.strip("[]") for word in words[2:]):
             if word.startswith("--"):
                 assert word.split("=")[0] in options, f"`{' '.join(words)}`: no option {word}"
 
@@ -70,7 +70,7 @@ def test_every_target_in_the_docs_is_in_the_makefile() -> None:
     assert said <= targets
 
 
-def _tree() -> dict[str, str]:
+def tree() -> dict[str, str]:
     """Path → comment, of the README's tree."""
     (block,) = [block for language, block in FENCES.findall(README) if language == TREE]
     found: dict[str, str] = {}
@@ -84,31 +84,32 @@ def _tree() -> dict[str, str]:
     return found
 
 
-def _wanted() -> set[str]:
-    wanted = set()
+def wanted() -> set[str]:
+    """Paths that the tree is to name."""
+    found = set()
     for path in tracked():
         parts = path.relative_to(ROOT).parts
         if parts[-1] in ("__init__.py", "py.typed"):
             continue
         if len(parts) == 1:
-            wanted.add(parts[0])
+            found.add(parts[0])
         elif parts[0] in FILES_OF:
-            wanted |= {"/".join(parts[:depth]) + "/" for depth in range(1, len(parts))} | {"/".join(parts)}
+            found |= {"/".join(parts[:depth]) + "/" for depth in range(1, len(parts))} | {"/".join(parts)}
         elif parts[0] == "tests" and len(parts) > 2:
-            wanted |= {"tests/", f"tests/{parts[1]}/"}
+            found |= {"tests/", f"tests/{parts[1]}/"}
         else:
-            wanted.add(f"{parts[0]}/")
-    return wanted
+            found.add(f"{parts[0]}/")
+    return found
 
 
 def test_the_tree_names_every_file_with_a_comment() -> None:
-    tree = _tree()
-    assert not _wanted() - set(tree), "\n".join(sorted(_wanted() - set(tree)))
-    assert not [path for path, comment in tree.items() if not comment]
+    missing = wanted() - set(tree())
+    assert not missing, "run `make tree`:\n" + "\n".join(sorted(missing))
+    assert not [path for path, comment in tree().items() if not comment]
 
 
 def test_the_tree_names_nothing_that_is_gone() -> None:
-    gone = [path for path in _tree() if not (ROOT / path).exists()]
+    gone = [path for path in tree() if not (ROOT / path).exists()]
     assert not gone
 
 
