@@ -13,13 +13,15 @@ from mlflow import MlflowClient
 
 from mmgen import artifact, config, promotions, registry
 from mmgen.errors import ConfigError, OutsideError, UnknownReference
+from mmgen.identity import STEP_VERSIONS
 from mmgen.runtime import Runtime
-from mmgen.store import Store
+from mmgen.store import Store, sha256
 from mmgen.tracking import tracking_uri
 from tests import hand_made
 
 SOURCE = {"kind": "table", "path": "x.csv", "key": "key", "text": "t", "image": "i", "audio": "a"}
 CONFIG = config.build({"name": "digits", "source": SOURCE})
+GOLDEN = "860dc5033aafefed9e7f86efe232e30139b9be720e37d242a71b8ff2b37fbfba"
 PACKAGE = {"config.json": b"{}", "generator.safetensors": b"w" * 64}
 
 
@@ -109,6 +111,19 @@ def test_the_run_holds_settings_scores_curves_lineage_and_pages(store):
     assert run.data.tags["mmgen.commit"] == "c" * 40
     files = {entry.path for entry in client.list_artifacts(run.info.run_id)}
     assert files == {"card.html", "card.json", "scores.parquet", "text-to-image.png", "data-report.html"}
+
+
+def test_golden_bytes_of_register(store):
+    """Fails when the same inputs come to another record: then raise STEP_VERSIONS["register"] with it."""
+    line = register(store)
+    record = {
+        "fingerprint": line.fingerprint,
+        "facts": {name: fact for name, fact in line.facts.items() if name != "mlflow"},
+        "files": [(Path(entry.path).name, entry.role) for entry in line.files],
+        "package": [entry.sha256 for entry in line.by_role("package")],
+        "card": line.file("card-json").sha256,
+    }
+    assert (STEP_VERSIONS["register"], sha256(artifact.canonical_json(record))) == (1, GOLDEN)
 
 
 def test_the_run_that_asked_is_named_and_a_rebuilt_view_names_it_again(store, tmp_path, empty_database, monkeypatch):
@@ -274,8 +289,9 @@ def test_the_callers_own_mlflow_settings_stay_as_they_were(store, monkeypatch, t
 def test_a_first_registration_says_nothing_on_the_terminal(tmp_path):
     script = f"""
 from mmgen import config, registry
+from mmgen.identity import STEP_VERSIONS
 from mmgen.runtime import Runtime
-from mmgen.store import Store
+from mmgen.store import Store, sha256
 from tests import hand_made
 registry.generate.package_files = lambda *parts: {PACKAGE!r}
 store = Store({str(tmp_path / "fresh")!r})
