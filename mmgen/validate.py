@@ -40,14 +40,7 @@ def validate(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -
     before = None if runtime.rebuild else artifact.latest(store, "dataset", config.name, passed=True)
     base_facts = read_kept(store, before) if before else None
     with runtime.progress.bar("validate", facts.height) as bar, StagedMedia(store, staging) as media:
-        broken = failures(facts, slots, cap=FAILURE_CAP)
-        if len(broken) >= FAILURE_CAP:
-            raise IntegrityError(f"{staging.ref}: its facts break their schema in {FAILURE_CAP} places or more")
-        decision = decide(
-            facts, slots, read_rejections(store, staging), broken, config.validate_,
-            seed=config.seed, base=_base(before, base_facts),
-            thumbnails=_Thumbnails(media, facts, slots),
-        )  # fmt: skip
+        decision = _decide(config, staging, facts, media, _base(before, base_facts), runtime)
         draft = Draft(store, "verdicts", config.name, known.fingerprint)
         page, twin = data_report.build(
             config, decision, facts, staging, media,
@@ -67,6 +60,24 @@ def validate(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -
     if not made.passed:
         raise GateError(f"{made.ref}: {'; '.join(made.facts['gate'])}; see {store.full(made.file('report').path)}")
     return made
+
+
+def _decide(
+    config: Config, staging: Artifact, facts: pl.DataFrame, media: StagedMedia, base: Base, runtime: Runtime
+) -> Decision:
+    """The verdicts. Raises IntegrityError if the facts are broken all over, or an input is lost (law 6)."""
+    slots = {name: slot.modality for name, slot in config.slots.items()}
+    broken = failures(facts, slots, cap=FAILURE_CAP)
+    if len(broken) >= FAILURE_CAP:
+        raise IntegrityError(f"{staging.ref}: its facts break their schema in {FAILURE_CAP} places or more")
+    decision = decide(
+        facts, slots, read_rejections(runtime.store, staging), broken, config.validate_,
+        seed=config.seed, base=base, thumbnails=_Thumbnails(media, facts, slots),
+    )  # fmt: skip
+    ingested, judged = staging.facts["inputs"], decision.counts["inputs"]
+    if ingested != judged:
+        raise IntegrityError(f"{staging.ref}: {ingested} inputs were ingested, {judged} were judged; ingest again")
+    return decision
 
 
 class _Thumbnails:

@@ -144,5 +144,6 @@ def main(folder: Path, step: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     # what a killed process wrote stays with the kernel; only a power cut needs the flush that makes this slow
+    os.environ["MMGEN_COMMIT"] = "none"
     os.fsync = lambda _: None  # type: ignore[assignment]
     sys.stdout.write(json.dumps(main(Path(sys.argv[1]), sys.argv[2])) + "\n")
