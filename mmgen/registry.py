@@ -48,6 +48,7 @@ from mmgen.errors import OutsideError
 from mmgen.identity import identity
 from mmgen.report import card
 from mmgen.report.curves import read_curves
+from mmgen.report.score_tables import HELD_OUT, TEST, flat_scores
 from mmgen.runtime import Runtime, circumstance
 from mmgen.store import Store
 from mmgen.tracking import embedded_files, set_moved_aside, shown, tracking_uri
@@ -230,7 +231,7 @@ def _log_numbers(client: MlflowClient, run: str, store: Store, parts: Mapping[st
     for start in range(0, len(params), _PARAMS_PER_BATCH):
         client.log_batch(run, params=params[start : start + _PARAMS_PER_BATCH])
     now = int(time.time() * 1000)
-    metrics = [Metric(key, value, now, 0) for key, value in card.flat_scores(store, parts["scores"]).items()]
+    metrics = [Metric(key, value, now, 0) for key, value in flat_scores(store, parts["scores"]).items()]
     metrics += [
         Metric(f"{role}/{fact}", float(parts[role].facts[fact]), now, 0)
         for role in ("fusion", "generator")
@@ -258,7 +259,7 @@ def _flat(value: Any, path: str = "") -> dict[str, str]:
 def _pages(store: Store, line: _Line, folder: Path) -> Path:
     """A folder of what people read of a run: the data report, the card, the table of scores, the sample grids."""
     entries = [entry for entry in line.files if entry.role in ("card", "card-json")]
-    entries += [entry for role in ("scores", "grid") for entry in line.parts["scores"].by_role(role)]
+    entries += [entry for role in (TEST, HELD_OUT, "grid") for entry in line.parts["scores"].by_role(role)]
     wanted = {Path(entry.path).name: entry.path for entry in entries}
     if "dataset" in line.parts:
         report = f"{line.parts['dataset'].folder}/report.html"

@@ -118,6 +118,6 @@ def postgres() -> Iterator[str]:
         options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
         run("pg_ctl", "-o", options, "-l", f"{folder}/postgres.log", "-w", "start")
         try:
-            yield f"postgresql://mlflow@127.0.0.1:{port}/postgres"
+            yield f"postgresql+psycopg2://mlflow@127.0.0.1:{port}/postgres"
         finally:
             run("pg_ctl", "-m", "immediate", "stop")

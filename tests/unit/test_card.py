@@ -12,7 +12,7 @@ import pytest
 
 from mmgen import promotions
 from mmgen.artifact import Draft
-from mmgen.report import card, curves
+from mmgen.report import card, curves, score_tables
 from tests import hand_made
 
 
@@ -43,8 +43,17 @@ def test_every_score_is_on_the_page_with_its_interval_and_its_ceilings(store, pa
     for row in twin["scores"]:
         assert f"{row['low']:.3f} – {row['high']:.3f}" in page
     drawn = re.findall(r'class="axis" title="([^"]*)"', page)
-    assert len(drawn) == 6
+    assert len(drawn) == 12
     assert all("judge on real data 0.985" in title and "codec ceiling 0.975" in title for title in drawn)
+
+
+def test_the_held_out_split_has_scores_of_its_own_and_what_did_not_run_is_said(store, parts):
+    page, twin = rendered(store, parts)
+    assert [row["value"] for row in twin["heldout"] if row["metric"] == "mean_coherence"] == [0.85]
+    assert "Coherence, held out" in page
+    assert "Independent recogniser: not run, no &lt;recogniser&gt;." in page
+    flat = score_tables.flat_scores(store, parts["scores"])
+    assert (flat["mean_coherence"], flat["heldout/mean_coherence"]) == (0.95, 0.85)
 
 
 def test_the_page_stands_alone_and_runs_nothing(store, parts):
@@ -140,7 +149,7 @@ def test_metric_names_are_ones_that_mlflow_takes_and_do_not_collide(store, parts
         ("joint_coherence", "", "text+image", "", 0.5, 0.4, 0.6, 50),
         ("kernel_distance", "text", "image", "", float("nan"), 0.0, 0.0, 50),
     ]
-    flat = card.flat_scores(store, with_scores(store, parts, rows)["scores"])
+    flat = score_tables.flat_scores(store, with_scores(store, parts, rows)["scores"])
     assert len(flat) == 3 * 3 + 2
     assert all(re.fullmatch(r"[/\w.\- :]+", key) for key in flat)
     assert flat["recognised/text-to-audio/pocketsphinx"] == 0.8

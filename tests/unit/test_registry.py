@@ -21,7 +21,7 @@ from tests import hand_made
 
 SOURCE = {"kind": "table", "path": "x.csv", "key": "key", "text": "t", "image": "i", "audio": "a"}
 CONFIG = config.build({"name": "digits", "source": SOURCE})
-GOLDEN = "860dc5033aafefed9e7f86efe232e30139b9be720e37d242a71b8ff2b37fbfba"
+GOLDEN = "bb41eea0d69647cf1425b3cba61e1b8c82efabbedd2afdcc9ca4bd840a694e78"
 PACKAGE = {"config.json": b"{}", "generator.safetensors": b"w" * 64}
 
 
@@ -110,7 +110,14 @@ def test_the_run_holds_settings_scores_curves_lineage_and_pages(store):
     assert run.data.tags["mmgen.dataset.fingerprint"] == dataset.fingerprint
     assert run.data.tags["mmgen.commit"] == "c" * 40
     files = {entry.path for entry in client.list_artifacts(run.info.run_id)}
-    assert files == {"card.html", "card.json", "scores.parquet", "text-to-image.png", "data-report.html"}
+    assert files == {
+        "card.html",
+        "card.json",
+        "scores-test.parquet",
+        "scores-heldout.parquet",
+        "text-to-image.png",
+        "data-report.html",
+    }
 
 
 def test_golden_bytes_of_register(store):

@@ -1,0 +1,151 @@
+"""The table of scores, as a card draws it and as MLflow's metrics name it."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from mmgen.artifact import Artifact
+from mmgen.store import Store
+
+#: roles of a scores artifact's tables: on the test split, and on the one that was held out
+TEST, HELD_OUT = "scores", "scores:heldout"
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One row of the scores table."""
+
+    metric: str
+    given: str
+    made: str
+    judge: str
+    value: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def direction(self) -> str:
+        return f"{self.given} → {self.made}" if self.given and self.made else self.made or self.given or "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A score on an axis that runs from the chart's `low` to 1: places as percentages of its width.
+
+    left, width: of the interval. marks: what the score is held against, as (word, value, place).
+    """
+
+    label: str
+    score: Score
+    left: float
+    width: float
+    dot: float
+    marks: tuple[tuple[str, float, float], ...]
+
+
+def read_scores(store: Store, scores: Artifact, role: str = TEST) -> list[Score]:
+    """The rows of the artifact's table of this role; none where it has no such table."""
+    rows: list[Score] = []
+    for entry in scores.by_role(role):
+        table = pl.read_parquet(io.BytesIO(store.read(entry.path)))
+        rows += [Score(**row) for row in table.select([*Score.__dataclass_fields__]).to_dicts()]
+    return rows
+
+
+def flat_scores(store: Store, scores: Artifact) -> dict[str, float]:
+    """Scores under names that MLflow takes as metrics, intervals as `….low` and `….high`. Finite values only.
+    Those of the held-out split begin with "heldout/"."""
+    flat: dict[str, float] = {}
+    for role, prefix in ((TEST, ""), (HELD_OUT, "heldout/")):
+        rows = read_scores(store, scores, role)
+        keys = [_metric_key(row) for row in rows]
+        for key, row in zip(keys, rows, strict=True):
+            name = prefix + (key if keys.count(key) == 1 else f"{key}/{_plain(row.judge)[:24]}")
+            flat |= {name: row.value, f"{name}.low": row.low, f"{name}.high": row.high}
+    return {key: value for key, value in flat.items() if math.isfinite(value)}
+
+
+def _metric_key(row: Score) -> str:
+    given, made = (_plain(slots.replace("+", "-and-")) for slots in (row.given, row.made))
+    direction = f"{given}-to-{made}" if given and made else made or given
+    return f"{_plain(row.metric)}/{direction}" if direction else _plain(row.metric)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^\w.-]", "_", text)
+
+
+#: metric → (title of its table, what it means)
+METRICS: dict[str, tuple[str, str]] = {
+    "mean_coherence": ("Mean coherence", "mean over all directions"),
+    "coherence": ("Coherence", "share of made samples that the judge puts in the class of their condition"),
+    "joint_coherence": ("Joint coherence", "share of samples made from nothing whose slots all agree"),
+    "reconstruction_coherence": ("Codec ceiling", "real data through the codec and back, judged likewise"),
+    "text_exact": ("Exact text", "share of real texts that the codec gives back token for token"),
+    "judge_accuracy": ("Judges", "the judges themselves, on real test data"),
+    "recognised": ("Independent recogniser", "share of made clips in which it hears the asked word"),
+    "recognised_real": ("Independent recogniser, real clips", "the same on real clips: its ceiling"),
+    "mean_retrieval": ("Mean retrieval", "mean over all directions"),
+    "retrieval": ("Retrieval", "recall@1 of the condition among 100, in the fusion space"),
+    "retrieval_real": ("Retrieval, real partners", "the same for real partners: the ceiling"),
+    "kernel_distance": ("Kernel distance", "unbiased squared MMD of made and real embeddings, lower is better"),
+    "kernel_floor": ("Kernel distance, real", "of two halves of the real data: the floor"),
+}
+#: a drawn metric → what is marked on the same axis: (word, metric)
+_DRAWN: dict[str, tuple[tuple[str, str], ...]] = {
+    "coherence": (("judge on real data", "judge_accuracy"), ("codec ceiling", "reconstruction_coherence")),
+    "recognised": (("on real clips", "recognised_real"),),
+    "retrieval": (("real partners", "retrieval_real"),),
+}
+
+
+def _bars(rows: list[Score], metric: str) -> tuple[float, list[Bar]]:
+    """The axis' lower end, and a bar per direction with what it is held against."""
+    mine = [row for row in rows if row.metric == metric]
+    words = {other: word for word, other in _DRAWN[metric]}
+    beside = {(words[row.metric], row.given, row.made): row.value for row in rows if row.metric in words}
+    lowest = min([row.low for row in mine] + list(beside.values()), default=0.0)
+    low = max(0.0, math.floor(lowest * 10 - 0.5) / 10)
+
+    def at(value: float) -> float:
+        return 100 * min(1.0, max(0.0, (value - low) / (1 - low)))
+
+    bars = []
+    for row in sorted(mine, key=lambda row: -row.value):
+        found = []
+        for word, _ in _DRAWN[metric]:
+            # a judge or codec is of the made slot alone; a real partner is of the same pair
+            value = beside.get((word, row.given, row.made), beside.get((word, "", row.made)))
+            if value is not None:
+                found.append((word, value, at(value)))
+        bars.append(Bar(row.direction, row, at(row.low), at(row.high) - at(row.low), at(row.value), tuple(found)))
+    return low, bars
+
+
+def charts(rows: list[Score]) -> list[dict[str, Any]]:
+    """What is drawn: {"title", "meaning", "low" (end of the axis), "bars", "words" (what the marks are)} per metric."""
+    drawn = []
+    for metric, against in _DRAWN.items():
+        low, bars = _bars(rows, metric)
+        if bars:
+            title, meaning = METRICS[metric]
+            words = [word for word, _ in against if any(word == mark[0] for bar in bars for mark in bar.marks)]
+            drawn.append({"title": title, "meaning": meaning, "low": low, "bars": bars, "words": words})
+    return drawn
+
+
+def tables(rows: list[Score]) -> list[dict[str, Any]]:
+    """All rows by metric, known ones first: {"title", "meaning", "rows"}."""
+    order = [*METRICS, *sorted({row.metric for row in rows} - METRICS.keys())]
+    return [
+        {"title": METRICS.get(metric, (metric, ""))[0], "meaning": METRICS.get(metric, ("", ""))[1], "rows": found}
+        for metric in order
+        if (found := [row for row in rows if row.metric == metric])
+    ]
