@@ -60,8 +60,7 @@ def mmgen_line(
     elsewhere: flow → deployment that runs it, on another pool. Ends Completed; as "no change" if no step had work.
     """
     settings = read_config(config)
-    with recorded_run(Store(store), settings.name) as run, one_lease():
-        run.prefect = str(flow_run.id)
+    with recorded_run(Store(store), settings.name, str(flow_run.id)) as run, one_lease():
         whole, names = settings.to_json(), steps.select(first, until)
         for group, all_names in ORDER:
             wanted = [name for name in all_names if name in names]
@@ -75,10 +74,8 @@ def mmgen_line(
                 parameters = {"config": whole, "store": store, "steps": wanted, "options": options, "made": made}
                 run.steps += _run_elsewhere(deployment, parameters)
         publish(Store(store), settings.name, run.steps)
-        worked = [outcome["step"] for outcome in run.steps if outcome["ran"]]
-        run.state = "completed" if worked else "no change"
-        run.why = f"worked: {', '.join(worked)}" if worked else "no change: every step found its work done"
-        return Completed(name="Completed" if worked else "no change", message=run.why)
+        run.finish()
+        return Completed(name="no change" if run.state == "no change" else "Completed", message=run.why)
 
 
 def _run_elsewhere(deployment: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:

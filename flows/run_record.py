@@ -45,6 +45,12 @@ class RunRecord:
     def to_json(self) -> dict[str, Any]:
         return dict(self.__dict__)
 
+    def finish(self) -> None:
+        """Say how it ended, from what its steps did."""
+        worked = [step["step"] for step in self.steps if step["ran"]]
+        self.state = "completed" if worked else "no change"
+        self.why = f"worked: {', '.join(worked)}" if worked else "no change: every step found its work done"
+
 
 _current: ContextVar[RunRecord | None] = ContextVar("run", default=None)
 
@@ -55,23 +61,25 @@ def current_run() -> RunRecord | None:
 
 
 @contextlib.contextmanager
-def recorded_run(store: Store, name: str) -> Iterator[RunRecord]:
+def recorded_run(store: Store, name: str, prefect: str | None = None) -> Iterator[RunRecord]:
     """Record a run of configuration `name` from here on: its log file takes all logging and warnings of the process.
 
-    Re-entered inside a recorded run, it is that run.
+    Re-entered inside a recorded run, it is that run. prefect: the flow run that it is, where one calls this.
     """
     if (outer := _current.get()) is not None:
+        outer.prefect = outer.prefect or prefect
         yield outer
         return
     now = datetime.now(UTC)
     run = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
-    record = RunRecord(run, name, now.isoformat(timespec="seconds"), f"runs/{run}/log.txt")
+    record = RunRecord(run, name, now.isoformat(timespec="seconds"), f"runs/{run}/log.txt", prefect=prefect)
     _write(store, record)
     token = _current.set(record)
     try:
         with _logging_to(store, record.log):
             try:
                 yield record
+                record.finish()
             except BaseException as error:
                 interrupted = not isinstance(error, Exception)
                 record.state, record.why = ("interrupted" if interrupted else "failed"), str(error)
