@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import subprocess
 import sys
 import urllib.request
@@ -89,7 +90,9 @@ def test_mlflows_own_model_server_answers_over_rest(server, registered, tmp_path
         "dataframe_split": {"columns": ["image"], "data": [[base64.b64encode(hand_made.png(0, 16, 16)).decode()]]},
         "params": {"to": "text,audio", "num": 2, "steps": 2},
     }
-    with servers.process(command, tmp_path / "serve.log", f"http://127.0.0.1:{port}/ping"):
+    # it runs `uvicorn` by name
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    with servers.process(command, tmp_path / "serve.log", f"http://127.0.0.1:{port}/ping", {"PATH": path}):
         request = urllib.request.Request(
             f"http://127.0.0.1:{port}/invocations", json.dumps(asked).encode(), {"Content-Type": "application/json"}
         )
