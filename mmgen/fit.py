@@ -43,9 +43,7 @@ def fit(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> Art
         return _Fit(config, inputs["dataset"], runtime, Bench(runtime.store, world, runtime.progress)).run()
 
 
-def still_good(
-    config: Config, kept: Artifact, inputs: Mapping[str, Artifact], runtime: Runtime
-) -> tuple[bool, str]:
+def still_good(config: Config, kept: Artifact, inputs: Mapping[str, Artifact], runtime: Runtime) -> tuple[bool, str]:
     """Whether pinned codecs still reconstruct the validation rows of new data at `codecs.pin.refit_below` or better."""
     floor = config.codecs.pin.refit_below
     if floor is None:
@@ -117,10 +115,12 @@ class _Fit:
         self.config, self.dataset, self.runtime, self.bench = config, dataset, runtime, bench
         self.store, self.device = runtime.store, bench.world.device
         self.what = identity("fit", config, {"dataset": dataset})
-        self.slots: dict[str, Any] = self.what.config["slots"]
+        # a slot that no sample has (a folder without sounds, say) is no part of the model
+        present = {slot for slot, fact in dataset.facts["slots"].items() if fact["present"]}
+        self.slots: dict[str, Any] = {slot: how for slot, how in self.what.config["slots"].items() if slot in present}
         self.by_modality: dict[Modality, list[str]] = {}
-        for slot, settings in config.slots.items():
-            self.by_modality.setdefault(settings.modality, []).append(slot)
+        for slot in self.slots:
+            self.by_modality.setdefault(config.slots[slot].modality, []).append(slot)
         self.labels = labels_of(config, dataset)
         self.past = artifacts.history(self.store, "codecs", config.name)
         self.shards = train_shards(dataset)
@@ -149,9 +149,7 @@ class _Fit:
     def _split(self, plan: Plan, split: str) -> Samples | None:
         return _samples(self.runtime, self.dataset, plan, split, self.labels)
 
-    def _commit(
-        self, parts: list[_Part], plan: Plan, train: Samples, judges: Artifact, evalset: Artifact
-    ) -> Artifact:
+    def _commit(self, parts: list[_Part], plan: Plan, train: Samples, judges: Artifact, evalset: Artifact) -> Artifact:
         for part in parts:
             for entry in part.files:
                 self.draft.adopt(entry)
@@ -180,7 +178,8 @@ class _Fit:
             "train_shards": min((part.record["train_shards"] for part in fitted), key=lambda s: sum(s.values())),
         }
         result = self.draft.commit(
-            step="fit", config=self.what.config, inputs={"dataset": self.dataset.link}, facts=facts, pin=self.what.pin,
+            step="fit", config=self.what.config | {"slots": self.slots}, inputs={"dataset": self.dataset.link},
+            facts=facts, pin=self.what.pin,
             circumstance=circumstance(device=str(self.device), processes=self.bench.world.size),
         )  # fmt: skip
         for part in parts:
@@ -261,9 +260,7 @@ class _Fit:
         files = [self._put(f"codec-{modality}-{sha256(data)[:8]}.safetensors", data, name)]
         files.append(self._put(f"codec-{modality}.jsonl", history(trained), "history"))
         record |= {"steps": trained.steps, "skipped": trained.skipped}
-        scale = {
-            slot: latent_scale(trained.module, how, train.pooled([slot]), self.device) for slot in slots
-        }
+        scale = {slot: latent_scale(trained.module, how, train.pooled([slot]), self.device) for slot in slots}
         return _Part(name, files, record, {"modality": modality, "spec": spec, "scale": scale}, checkpoint)
 
     def _put(self, name: str, data: bytes, role: str) -> FileEntry:
@@ -282,5 +279,3 @@ def history(trained: Trained) -> bytes:
         for at, step in enumerate(curves.step)
     ]
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
-
-

@@ -92,13 +92,11 @@ def test_every_artifact_verifies_byte_by_byte(first):
 
 def test_held_out_voices_are_never_trained_on(first):
     store, outcomes = first
-    voices = {}
+    voices: dict[str, set[str]] = {}
     for entry in outcomes["shard"].artifact.by_role("shard"):
         with TarReader.open(store.local_path(entry.path)) as reader:
-            for key in reader.keys():
-                voices.setdefault(entry.facts["split"], set()).add(
-                    json.loads(reader.sample(key)["json"])["meta"]["voice"]
-                )
+            about = [json.loads(reader.read(member.name)) for member in reader.index.members if member.suffix == "json"]
+        voices.setdefault(entry.facts["split"], set()).update(each["meta"]["voice"] for each in about)
     assert voices["heldout"] == {"m6"}
     assert "m6" not in voices["train"] | voices["validation"] | voices["test"]
 
@@ -195,3 +193,16 @@ def test_refit_below_makes_codecs_anew_when_new_data_is_not_reconstructed(copied
     )
     assert fit.ran
     assert fit.why.startswith("refit:")
+
+
+def test_a_folder_of_pictures_and_sidecars_ends_in_a_model_of_the_slots_it_has(rows, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with open(rows / "pairs.csv", newline="") as source:
+        for row in csv.DictReader(source):
+            shutil.copy(rows / row["image"], folder / f"{row['key']}.png")
+            (folder / f"{row['key']}.txt").write_text(row["caption"])
+    configuration = config.build({"name": "folder", "source": {"kind": "folder", "path": str(folder)}, **QUICK})
+    outcomes = run(configuration, Store(tmp_path / "store"))
+    assert set(outcomes["fit"].artifact.facts["slots"]) == {"text", "image"}
+    assert outcomes["register"].artifact.facts["alias"] == "champion"
