@@ -22,16 +22,16 @@ class JointFlowConfig(Settings):
     #: the fusion embeddings of the given slots are a further condition
     fusion_condition: bool = True
     #: share of training rows in which every slot that is present is made
-    joint_share: float = Field(1 / 3, ge=0, le=1)
+    joint_share: float = Field(0.4, ge=0, le=1)
     #: share of training rows whose slots that are made have one time together, as they have in sampling
-    shared_time: float = Field(0.5, ge=0, le=1)
+    shared_time: float = Field(0.9, ge=0, le=1)
     #: chance of a slot to be given, and to be left out, in rows that are not joint
     given_share: float = Field(0.4, ge=0, le=1)
     absent_share: float = Field(0.3, ge=0, le=1)
     #: chance that a given slot comes without its fusion embedding, and that it comes with nothing else
-    condition_dropout: float = Field(0.1, ge=0, le=0.5)
+    condition_dropout: float = Field(0.2, ge=0, le=0.5)
     #: standard deviation of noise on what is given in training, beside latents and embeddings of deviation 1
-    given_noise: float = Field(0.0, ge=0)
+    given_noise: float = Field(0.4, ge=0)
     dropout: float = Field(0.0, ge=0, lt=1)
     sampler: Literal["euler", "heun"] = "euler"
     train: TrainConfig = TrainConfig(
