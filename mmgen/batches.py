@@ -42,26 +42,20 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch elsewhere; copies from pinned memory do not wait."""
 
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
-
-        return replace(
-            self,
-            values={slot: move(value) for slot, value in self.values.items()},
-            masks={slot: move(mask) for slot, mask in self.masks.items()},
-            labels_B=move(self.labels_B),
-            weights_B=move(self.weights_B),
-        )
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True), self.keys)
 
     def rows(self, start: int, stop: int) -> Batch:
         """Rows start:stop, as views."""
-        return Batch(
-            {slot: value[start:stop] for slot, value in self.values.items()},
-            {slot: mask[start:stop] for slot, mask in self.masks.items()},
-            self.labels_B[start:stop],
-            self.weights_B[start:stop],
-            self.keys[start:stop],
-        )
+        return self._each(lambda tensor: tensor[start:stop], self.keys[start:stop])
+
+    def take(self, places: Tensor) -> Batch:
+        """The rows at these places (N,), which may repeat."""
+        return self._each(lambda tensor: tensor[places], [self.keys[place] for place in places.tolist()])
+
+    def _each(self, change: Callable[[Tensor], Tensor], keys: list[str]) -> Batch:
+        values = {slot: change(value) for slot, value in self.values.items()}
+        masks = {slot: change(mask) for slot, mask in self.masks.items()}
+        return Batch(values, masks, change(self.labels_B), change(self.weights_B), keys)
 
 
 def _noise(seed: int, epoch: int, stream: int, count: int) -> np.ndarray:

@@ -166,7 +166,7 @@ def _generate(
     for start in range(0, len(places), ROWS):
         part = places[start : start + ROWS].to(maker.device)
         rng = torch.Generator(maker.device).manual_seed(seed_of(seed, start))
-        values = maker.make(_taken(condition, part), to, guidance=float(guidance), steps=steps, rng=rng)
+        values = maker.make(condition.take(part), to, guidance=float(guidance), steps=steps, rng=rng)
         for slot in to:
             how = maker.codecs.preprocesses[slot]
             made = how.texts(values[slot]) if isinstance(how, TextPreprocess) else how.files(values[slot])
@@ -200,16 +200,6 @@ def _bytes(given: Given, modality: str) -> bytes:
         return read_uri(str(given))
     except FileNotFoundError:
         raise UnknownReference(f"{modality}: no such file '{given}'") from None
-
-
-def _taken(batch: Batch, places: torch.Tensor) -> Batch:
-    return Batch(
-        {slot: value[places] for slot, value in batch.values.items()},
-        {slot: mask[places] for slot, mask in batch.masks.items()},
-        batch.labels_B[places],
-        batch.weights_B[places],
-        [batch.keys[place] for place in places.tolist()],
-    )
 
 
 # ---------------------------------------------------------------- packages

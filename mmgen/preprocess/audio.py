@@ -20,7 +20,7 @@ from mmgen.modalities.audio import AudioMedia
 from mmgen.preprocess.image import draw
 from mmgen.records import Modality
 
-GRIFFIN_LIM_ROUNDS = 48
+GRIFFIN_LIM_ROUNDS = 32
 
 
 @functools.lru_cache(maxsize=8)
@@ -148,9 +148,9 @@ class AudioPreprocess:
         bank_FM = filters(self.sample_rate_hz, self.mels, self.n_fft, self.f_min_hz, self._top_hz)
         guess_BFT: Tensor = (torch.linalg.pinv(bank_FM.T) @ mel_BMT).clamp(min=1e-5)
         wanted_BFT = bank_FM @ mel_BMT
-        gram_FF = bank_FM @ bank_FM.T
         for _ in range(20):
-            guess_BFT = guess_BFT * (wanted_BFT + 1e-9) / (gram_FF @ guess_BFT + 1e-9)
+            # bands first: M is far fewer than F
+            guess_BFT = guess_BFT * (wanted_BFT + 1e-9) / (bank_FM @ (bank_FM.T @ guess_BFT) + 1e-9)
         return guess_BFT
 
     def files(self, value: Tensor) -> list[bytes]:
