@@ -18,6 +18,7 @@ from mmgen.report import page, plots, tables
 GALLERY = 24
 CLUSTERS_SHOWN = 6
 PLOTTED = 12
+SHOWN_ORDER = ("image", "text", "audio")
 
 
 class Judged(Protocol):
@@ -164,7 +165,7 @@ def _shown(row: Mapping[str, Any], slots: Mapping[str, str], media: Media) -> di
     """One sample for the page."""
     texts = tables.texts_of(row)
     parts: list[dict[str, Markup | str | int | None]] = []
-    for slot, modality in slots.items():
+    for slot, modality in sorted(slots.items(), key=lambda each: SHOWN_ORDER.index(each[1])):
         if not row[f"{slot}.present"]:
             continue
         if modality == "text":

@@ -36,7 +36,7 @@ def render(template: str, context: Mapping[str, Any]) -> bytes:
 
 
 def number(value: float | int | None) -> str:
-    """A number for people: thousands apart, four significant digits, '–' for none.
+    """A number for people: thousands apart, else four significant digits; '–' for none.
 
     >>> number(12345), number(0.123456), number(None)
     ('12,345', '0.1235', '–')
@@ -45,7 +45,7 @@ def number(value: float | int | None) -> str:
         return "–"
     if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e15):
         return f"{int(value):,}"
-    return f"{value:,.4g}"
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.4g}"
 
 
 def share(part: float, whole: float) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 # one hue per series, told apart in print and by colour-blind readers
 COLOURS = ("#2b6cb0", "#d97706", "#2f855a", "#9f1239", "#6b46c1", "#4a5568")
@@ -45,8 +46,16 @@ _STYLE: Any = {
 def _figure(width: float, height: float, *, bottom: float = 0.42) -> tuple[Figure, Any]:
     """A figure of inches with fixed margins: measuring the text instead takes longer than drawing."""
     figure = Figure(figsize=(width, height))
-    figure.subplots_adjust(left=0.5 / width, right=1 - 0.1 / width, bottom=bottom / height, top=1 - 0.1 / height)
+    figure.subplots_adjust(left=0.5 / width, right=1 - 0.1 / width, bottom=bottom / height, top=1 - 0.26 / height)
     return figure, figure.subplots()
+
+
+def _legend(axes: Any) -> None:
+    """Above the axes, where it hides nothing."""
+    axes.legend(
+        frameon=False, fontsize=7.5, loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=4, handlelength=1.2,
+        columnspacing=1.2,
+    )  # fmt: skip
 
 
 def _svg(figure: Figure) -> Markup:
@@ -65,7 +74,7 @@ def _svg(figure: Figure) -> Markup:
 def histogram(
     series: Mapping[str, Sequence[float] | npt.NDArray[np.float64]], xlabel: str, *, bins: int = 30
 ) -> Markup:
-    """Densities of several samples of one quantity over common bins: the first filled, the others as lines."""
+    """Shares of several samples of one quantity in common bins: the first filled, the others as lines."""
     values = {name: np.asarray(each, float) for name, each in series.items() if len(each)}
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(3.4, 1.9)
@@ -88,11 +97,12 @@ def histogram(
                 if place == 0:
                     axes.stairs(counts / len(each), edges, color=colour)
         if len(values) > 1:
-            axes.legend(frameon=False, fontsize=7.5)
+            _legend(axes)
         axes.locator_params(axis="x", nbins=5)
         axes.ticklabel_format(axis="x", useOffset=False)
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.locator_params(axis="y", nbins=5)
         axes.set_xlabel(xlabel)
-        axes.set_ylabel("share")
         return _svg(figure)
 
 
@@ -119,7 +129,7 @@ def bars(series: Mapping[str, Mapping[str, float]], *, ylabel: str = "samples", 
         axes.grid(axis="x", visible=False)
         axes.set_ylabel(ylabel)
         if len(series) > 1:
-            axes.legend(frameon=False, fontsize=7.5)
+            _legend(axes)
         return _svg(figure)
 
 
@@ -132,5 +142,5 @@ def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel:
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         if len(series) > 1:
-            axes.legend(frameon=False, fontsize=7.5)
+            _legend(axes)
         return _svg(figure)

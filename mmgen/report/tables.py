@@ -260,8 +260,10 @@ def cohens_d(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float | 
     """(mean b − mean a) over the pooled standard deviation; None if neither varies and they differ."""
     pooled = float(np.sqrt((a.var() + b.var()) / 2))
     difference = float(b.mean() - a.mean())
-    if pooled == 0:
-        return 0.0 if difference == 0 else None
+    # what does not vary beyond rounding has no scale to measure a difference on
+    rounding = 1e-6 * max(abs(float(a.mean())), abs(float(b.mean())), 1e-12)
+    if pooled <= rounding:
+        return 0.0 if abs(difference) <= rounding else None
     return difference / pooled
 
 
