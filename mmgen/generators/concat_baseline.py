@@ -111,8 +111,11 @@ class ConcatBaseline(nn.Module):
         """{"loss", "reconstruction", "label"}: weighted means over rows that have the target, and a label."""
         present = self._hidden(self._present(batch), rng)
         made, logits = self(batch.values, present)
-        has_target_B = batch.masks[self.target].any(dim=1).float() * batch.weights_B
-        reconstruction = _mean(self._distance(made, batch.values[self.target]), has_target_B)
+        has_target_B = batch.masks[self.target].any(dim=1)
+        # what stands in an absent slot is never looked at, not even as 0 · NaN
+        wanted = batch.values[self.target].clone()
+        wanted[~has_target_B] = 0
+        reconstruction = _mean(self._distance(made, wanted), has_target_B * batch.weights_B)
         label = reconstruction.new_zeros(())
         if logits is not None:
             has_label_B = (batch.labels_B >= 0).float() * batch.weights_B

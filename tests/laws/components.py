@@ -1,0 +1,177 @@
+"""Every component of every table as one case: how it is made at its smallest, what it reads, and what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmgen.batches import Batch
+from mmgen.codecs.table import CODECS
+from mmgen.encoders.table import ENCODERS, make_encoder
+from mmgen.fusion.table import FUSES, make_fusion
+from mmgen.generators.joint_flow import embedding_key
+from mmgen.generators.table import GENERATORS
+from mmgen.records import Modality
+
+ROWS, CLASSES = 6, 3
+VOCABULARY, LENGTH, EMBEDDING = 24, 8, 8
+SHAPES: dict[str, tuple[int, ...]] = {"text": (LENGTH, VOCABULARY), "image": (1, 32, 32), "audio": (16, 16)}
+LATENTS: dict[str, tuple[int, int]] = {"text": (2, 4), "image": (4, 3), "audio": (4, 2)}
+MODALITIES: dict[str, Modality] = {"text": "text", "image": "image", "audio": "audio"}
+ENCODER_OF: dict[Modality, str] = {"text": "bilstm_text", "image": "cnn_image", "audio": "cnn_mel"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One component.
+
+    make: a fresh one, its weights drawn from torch's global seed. batch: what it reads. outputs: everything it gives
+    in evaluation mode, each with rows first. loss: a scalar to minimise. fits: what is left of the loss of one batch
+    after `steps` steps of Adam, at most, as a share of its first value.
+    """
+
+    name: str
+    make: Callable[[], nn.Module]
+    batch: Callable[[], Batch]
+    outputs: Callable[[Any, Batch], dict[str, Tensor]]
+    loss: Callable[[Any, Batch, torch.Generator], Tensor]
+    fits: float
+    steps: int = 60
+    rate: float = 3e-3
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def values() -> dict[str, Tensor]:
+    """A value of each slot for ROWS samples; the texts are of several lengths."""
+    ids = torch.randint(3, VOCABULARY, (ROWS, LENGTH), generator=rng(1))
+    for row in range(ROWS):
+        end = 3 + row % 4
+        ids[row, 0], ids[row, end], ids[row, end + 1 :] = 1, 2, 0
+    image = torch.rand(ROWS, *SHAPES["image"], generator=rng(2)) * 2 - 1
+    audio = torch.rand(ROWS, *SHAPES["audio"], generator=rng(3)) * 2 - 1
+    return {"text": ids, "image": image, "audio": audio}
+
+
+def _batch(made: Mapping[str, Tensor], tokens: Mapping[str, int]) -> Batch:
+    masks = {slot: torch.ones(ROWS, tokens[slot], dtype=torch.bool) for slot in made}
+    return Batch(dict(made), masks, torch.arange(ROWS) % CLASSES, torch.ones(ROWS), [str(row) for row in range(ROWS)])
+
+
+def tensors() -> Batch:
+    return _batch(values(), dict.fromkeys(SHAPES, 1))
+
+
+def latents() -> Batch:
+    """Latents of each slot, and a fusion embedding beside each."""
+    made, tokens = {}, {}
+    for number, (slot, shape) in enumerate(LATENTS.items()):
+        made[slot], tokens[slot] = torch.randn(ROWS, *shape, generator=rng(number)), shape[0]
+        made[embedding_key(slot)] = torch.randn(ROWS, 1, EMBEDDING, generator=rng(10 + number))
+        tokens[embedding_key(slot)] = 1
+    return _batch(made, tokens)
+
+
+# ---------------------------------------------------------------- cases
+
+_CODEC_ARGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "conv_image": ("image", {"channels": 1, "height": 32, "width": 32, "patch": 4, "widths": (16, 16), "depth": 1,
+                             "latent_width": 4, "kl_weight": 1e-4}),
+    "conv_mel": ("audio", {"mels": 16, "frames": 16, "patch": 2, "widths": (16, 16), "depth": 1, "latent_width": 4,
+                           "kl_weight": 1e-4}),
+    "tokens": ("text", {"vocabulary": VOCABULARY, "length": LENGTH, "latent_tokens": 2, "latent_width": 8, "width": 32,
+                        "heads": 2, "depth": 1, "kl_weight": 1e-4, "token_dropout": 0.0}),
+}  # fmt: skip
+
+
+def codec(kind: str) -> Case:
+    slot, args = _CODEC_ARGS[kind]
+
+    def outputs(module: Any, batch: Batch) -> dict[str, Tensor]:
+        z_BTD = module.encode(batch.values[slot])
+        return {"latent": z_BTD, "value": module.decode(z_BTD).float()}
+
+    return Case(
+        f"codec:{kind}", lambda: CODECS[kind](**args), tensors, outputs,
+        lambda module, batch, noise: module.loss(batch.values[slot], noise)["loss"], fits=0.5, steps=150,
+    )  # fmt: skip
+
+
+def encoder(kind: str, modality: Modality) -> Case:
+    class Classifier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = make_encoder(kind, modality, SHAPES[modality], 16)
+            self.head = nn.Linear(16, CLASSES)
+
+    return Case(
+        f"encoder:{kind}:{modality}", Classifier, tensors,
+        lambda module, batch: {"vector": module.encoder(batch.values[modality])},
+        lambda module, batch, noise: nn.functional.cross_entropy(
+            module.head(module.encoder(batch.values[modality])), batch.labels_B
+        ),
+        fits=0.2, steps=30 if kind == "resnet18_image" else 60,
+    )  # fmt: skip
+
+
+def fusion(kind: str) -> Case:
+    def make() -> nn.Module:
+        return make_fusion(
+            kind, modalities=MODALITIES, shapes=SHAPES, encoders=ENCODER_OF, classes=CLASSES, width=16, augment=False
+        )
+
+    def outputs(module: Any, batch: Batch) -> dict[str, Tensor]:
+        e_BD = module(batch)
+        return {"fused": e_BD, "logits": module.logits(e_BD), "slots": module.slot_embeddings(batch)}
+
+    return Case(f"fusion:{kind}", make, tensors, outputs, lambda m, b, noise: m.loss(b, noise)["loss"], fits=0.4)
+
+
+def joint_flow() -> Case:
+    def make() -> nn.Module:
+        return GENERATORS["joint_flow"](  # type: ignore[call-arg]
+            slots=LATENTS, width=64, blocks=2, embedding_width=EMBEDDING
+        )
+
+    def outputs(module: Any, batch: Batch) -> dict[str, Tensor]:
+        # noise is drawn row by row, so that a row's sample does not depend on how many follow it
+        made: dict[str, Tensor] = module.sample(batch, ("image",), steps=3, guidance=2.0, rng=rng(5))
+        return made
+
+    return Case(
+        "generator:joint_flow", make, latents, outputs, lambda m, b, noise: m.loss(b, noise)["loss"],
+        fits=0.6, steps=250,
+    )  # fmt: skip
+
+
+def concat_baseline(target: str) -> Case:
+    def make() -> nn.Module:
+        return GENERATORS["concat_baseline"](  # type: ignore[call-arg]
+            MODALITIES, SHAPES, {slot: ENCODER_OF[MODALITIES[slot]] for slot in SHAPES}, dict.fromkeys(SHAPES, 16),
+            target, CLASSES, hide=0.2,
+        )  # fmt: skip
+
+    def outputs(module: Any, batch: Batch) -> dict[str, Tensor]:
+        made = module.sample(batch, (target,), steps=1, guidance=1.0, rng=rng())
+        return {"made": made[target].float(), "logits": module.classify(batch)}
+
+    return Case(
+        f"generator:concat_baseline:{target}", make, tensors, outputs,
+        lambda m, b, noise: m.loss(b, noise)["loss"], fits=0.6, steps=80,
+    )  # fmt: skip
+
+
+CASES: tuple[Case, ...] = (
+    *(codec(kind) for kind in _CODEC_ARGS),
+    *(encoder(kind, modality) for kind, each in ENCODERS.items() for modality in MODALITIES.values()
+      if modality in each.modalities),
+    *(fusion(kind) for kind in FUSES),
+    joint_flow(),
+    *(concat_baseline(target) for target in SHAPES),
+)  # fmt: skip
