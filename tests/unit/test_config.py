@@ -103,7 +103,7 @@ def test_paths_and_pin_policies_are_no_identity():
     [
         ({"generator": {"width": 64}}, {"train-generator"}),
         ({"fusion": {"width": 64}}, {"train-fusion"}),
-        ({"codecs": {"image": {"width": 8}}}, {"fit"}),
+        ({"codecs": {"image": {"depth": 3}}}, {"fit"}),
         ({"shard": {"max_samples": 10}}, {"shard"}),
         ({"evaluate": {"guidance": 5.0}}, {"evaluate"}),
         ({"slots": {"image": {"size_px": 64}}}, {"validate", "fit", "extract"}),
