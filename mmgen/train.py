@@ -135,6 +135,7 @@ def concat_baseline_args(config: Config, codecs: CodecSet, inputs: Mapping[str, 
         "target": settings.target,
         "classes": len(codecs.labels),
         "label_weight": settings.label_weight,
+        "hide": settings.hide,
         "weights": {slot: encoder.weights for slot, encoder in settings.encoders.items() if encoder.weights},
     }
 
