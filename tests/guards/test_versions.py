@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 
 import pytest
 import yaml
@@ -13,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 from mmgen.identity import STEP_VERSIONS
 from mmgen.steps import NAMES
-from tests.guards.source import ROOT, parsed
+from tests.guards.source import PACKAGES, ROOT, imports, modules, parsed, where
 
 
 def _pins(name: str) -> list[str]:
@@ -50,6 +52,20 @@ def test_the_lock_holds_what_the_project_asks_for() -> None:
         ]
         assert versions, f"{asked}: not in requirements.lock; run `make lock`"
         assert all(asked.specifier.contains(version, prereleases=True) for version in versions), f"{asked}: {versions}"
+
+
+def test_the_project_asks_for_all_that_it_imports() -> None:
+    """What happens to come along with something else may stop to."""
+    asked = {canonicalize_name(requirement.name) for requirement in _asked()}
+    owners = packages_distributions()
+    wrong = {
+        f"{where(path, found.line)}: {top}"
+        for path in modules().values()
+        for found in imports(path)
+        if (top := found.module.split(".")[0]) not in sys.stdlib_module_names and top not in PACKAGES
+        if not {canonicalize_name(owner) for owner in owners.get(top, [top])} & asked
+    }
+    assert not wrong, "not in pyproject.toml:\n" + "\n".join(sorted(wrong))
 
 
 @pytest.mark.parametrize("name", ["docker/worker.lock", "docker/ingest.lock"])
