@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from flows.prefect_session import PrefectServer, prefect_server
-from flows.run_record import RunRecord, recorded_run
+from flows.run_record import RunRecord, bury, recorded_run, recorded_runs
 from mmgen.config import Config
 from mmgen.runtime import Progress
 from mmgen.store import Store
 
 DRAIN_SECONDS = 30.0
+# runs among which killed ones are looked for
+LOOK_BACK = 20
 logger = logging.getLogger("mmgen")
 
 
@@ -32,6 +34,7 @@ def run_line(
         from flows.pipeline import mmgen_line
 
         server.wait_until_up()
+        asyncio.run(_bury_the_killed(store))
         token = watching.set(progress)
         try:
             mmgen_line(config.to_json(), store.uri, first, until, Options(**options))
@@ -73,6 +76,23 @@ def drain(run: RunRecord) -> None:
     started_task_runs.clear()
     if wanted:
         logger.warning("%d task runs were not recorded by Prefect within %.0f s", len(wanted), DRAIN_SECONDS)
+
+
+async def _bury_the_killed(store: Store) -> None:
+    """Runs whose process was killed could not say so: say it for them, in the store and in Prefect."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+    from prefect.states import Crashed
+
+    for record in recorded_runs(store, newest=LOOK_BACK):
+        # a buried one has an end
+        if record["state"] == "killed" and record["ended"] is None:
+            if record["prefect"]:
+                async with get_client() as client:
+                    with contextlib.suppress(ObjectNotFound):
+                        state = Crashed(message="its process was killed")
+                        await client.set_flow_run_state(record["prefect"], state, force=True)
+            bury(store, record)
 
 
 async def _ended(task_runs: set[Any]) -> set[Any]:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from flows.batches import BatchMapper, note_start
 from flows.lease import device_lease
-from flows.run_record import current_run
+from flows.run_record import current_run, note_step
 from flows.summary import load_ref
 from mmgen import steps
 from mmgen.config import Config
@@ -135,9 +135,7 @@ def perform_steps(
         outcome: dict[str, Any] = named(name, config, store, options, found, return_state=True).result()
         found[name] = outcome["artifact"]
         outcomes.append(outcome)
-        run = current_run()
-        assert run is not None, "a flow's steps are performed within a recorded run"
-        run.steps.append(outcome)
+        note_step(outcome)
         watching.get(LogProgress()).say(_line(outcome))
     return outcomes
 

@@ -22,7 +22,7 @@ from flows.line_run import Options, one_lease, read_config
 from flows.prepare import prepare
 from flows.publish import publish
 from flows.register import register
-from flows.run_record import current_run, recorded_run, recorded_runs
+from flows.run_record import current_run, note_step, recorded_run, recorded_runs
 from flows.train import train
 from mmgen import steps
 from mmgen.errors import OutsideError
@@ -72,7 +72,8 @@ def mmgen_line(
                 group(whole, store, wanted, options, made)
             else:
                 parameters = {"config": whole, "store": store, "steps": wanted, "options": options, "made": made}
-                run.steps += _run_elsewhere(deployment, parameters)
+                for outcome in _run_elsewhere(deployment, parameters):
+                    note_step(outcome)
         publish(Store(store), settings.name, run.steps)
         run.finish()
         return Completed(name="no change" if run.state == "no change" else "Completed", message=run.why)

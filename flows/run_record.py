@@ -52,12 +52,22 @@ class RunRecord:
         self.why = f"worked: {', '.join(worked)}" if worked else "no change: every step found its work done"
 
 
-_current: ContextVar[RunRecord | None] = ContextVar("run", default=None)
+_current: ContextVar[tuple[Store, RunRecord] | None] = ContextVar("run", default=None)
 
 
 def current_run() -> RunRecord | None:
     """The run that is being recorded here."""
-    return _current.get()
+    found = _current.get()
+    return found[1] if found else None
+
+
+def note_step(outcome: dict[str, Any]) -> None:
+    """Add what became of a step to the run that is being recorded here, on the disk as well."""
+    found = _current.get()
+    assert found is not None, "a flow's steps are performed within a recorded run"
+    store, record = found
+    record.steps.append(outcome)
+    _write(store, record)
 
 
 @contextlib.contextmanager
@@ -66,15 +76,17 @@ def recorded_run(store: Store, name: str, prefect: str | None = None) -> Iterato
 
     Re-entered inside a recorded run, it is that run. prefect: the flow run that it is, where one calls this.
     """
-    if (outer := _current.get()) is not None:
-        outer.prefect = outer.prefect or prefect
+    if (outer := current_run()) is not None:
+        if outer.prefect is None and prefect is not None:
+            outer.prefect = prefect
+            _write(store, outer)
         yield outer
         return
     now = datetime.now(UTC)
     run = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
-    record = RunRecord(run, name, now.isoformat(timespec="seconds"), f"runs/{run}/log.txt", prefect=prefect)
+    record = RunRecord(run, name, _now(), f"runs/{run}/log.txt", prefect=prefect)
     _write(store, record)
-    token = _current.set(record)
+    token = _current.set((store, record))
     try:
         with _logging_to(store, record.log):
             try:
@@ -89,19 +101,31 @@ def recorded_run(store: Store, name: str, prefect: str | None = None) -> Iterato
                 raise
     finally:
         _current.reset(token)
-        record.ended = datetime.now(UTC).isoformat(timespec="seconds")
+        record.ended = _now()
         _write(store, record)
 
 
-def recorded_runs(store: Store) -> list[dict[str, Any]]:
-    """All recorded runs, newest first. One that died on this machine without a word is called "killed"."""
-    found = []
+def recorded_runs(store: Store, newest: int | None = None) -> list[dict[str, Any]]:
+    """The recorded runs (so many, if given), newest first. One that died on this machine without a word is "killed"."""
+    found: list[dict[str, Any]] = []
     for run in reversed(store.names("runs")):
-        with contextlib.suppress(FileNotFoundError, ValueError):
+        if newest is not None and len(found) >= newest:
+            break
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
             record = json.loads(store.read(f"runs/{run}/run.json"))
             gone = record["state"] == "running" and record["host"] == socket.gethostname() and not _alive(record["pid"])
             found.append(record | ({"state": "killed"} if gone else {}))
     return found
+
+
+def bury(store: Store, record: dict[str, Any]) -> None:
+    """Write down that a run was killed, so that its process need not be looked for again."""
+    ended = record | {"state": "killed", "why": "its process was killed", "ended": record["ended"] or _now()}
+    store.write(f"runs/{record['run']}/run.json", json.dumps(ended, indent=1, ensure_ascii=False).encode())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _write(store: Store, record: RunRecord) -> None:
