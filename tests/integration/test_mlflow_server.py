@@ -17,6 +17,9 @@ from mmgen.store import Store
 from tests import hand_made, tiny_model
 from tests.integration import servers
 
+# test_s3_store.py has a server in every run of the tests; here are the databases and MLflow's own serving
+pytestmark = pytest.mark.slow
+
 FETCH = """
 import sys
 import mlflow
@@ -28,7 +31,7 @@ sys.stdout.buffer.write(made["image"][0])
 """
 
 
-@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def server(request, tmp_path_factory):
     """The URL of an MLflow server over the database of this name."""
     folder = tmp_path_factory.mktemp("mlflow-server")
@@ -72,7 +75,6 @@ def test_the_server_holds_the_run_its_pages_and_the_champion_that_another_proces
     assert ran.stdout.startswith(b"\x89PNG"), ran.stderr.decode()
 
 
-@pytest.mark.slow
 def test_a_server_that_lost_everything_is_told_again(server, registered, tmp_path, monkeypatch):
     with servers.mlflow_server(tmp_path / "new") as url:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
@@ -81,7 +83,6 @@ def test_a_server_that_lost_everything_is_told_again(server, registered, tmp_pat
         assert version.tags["mmgen.generator"] == "model:digits@1"
 
 
-@pytest.mark.slow
 def test_mlflows_own_model_server_answers_over_rest(server, registered, tmp_path):
     port = servers.free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/digits@champion", "-p", str(port),

@@ -39,6 +39,17 @@ def store(tmp_path, empty_database, monkeypatch):
     return fresh_store(tmp_path / "store", empty_database)
 
 
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, empty_database):
+    """A store with a champion, and a second model that did not pass. Not to be changed."""
+    made = fresh_store(tmp_path_factory.mktemp("two") / "store", empty_database)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry.generate, "package_files", lambda *parts: dict(PACKAGE))
+        register(made)
+        register(made, data="worse", passed=False)
+    return made
+
+
 def fresh_store(path: Path, empty_database: Path) -> Store:
     path.mkdir()
     shutil.copy(empty_database, path / "mlflow.db")
@@ -94,9 +105,9 @@ def test_promotion_can_be_switched_off_and_the_alias_named(store):
     assert set(promotions.aliases(store, "digits")) == {"candidate"}
 
 
-def test_the_run_holds_settings_scores_curves_lineage_and_pages(store):
-    line = register(store)
-    client = client_of(store)
+def test_the_run_holds_settings_scores_curves_lineage_and_pages(two):
+    line = artifact.load(two, "promotion", "digits", 1)
+    client = client_of(two)
     run = client.get_run(line.facts["mlflow"]["run"])
     assert run.info.status == "FINISHED"
     assert run.data.params["generator.width"] == "512"
@@ -105,7 +116,7 @@ def test_the_run_holds_settings_scores_curves_lineage_and_pages(store):
     assert run.data.metrics["coherence/text-to-image.low"] == pytest.approx(0.93)
     assert len(client.get_metric_history(run.info.run_id, "generator/loss")) == 60
     assert len(client.get_metric_history(run.info.run_id, "codecs/codec-image.loss")) == 60
-    dataset = artifact.load(store, "dataset", "digits", 1)
+    dataset = artifact.load(two, "dataset", "digits", 1)
     assert run.data.tags["mmgen.dataset"] == dataset.ref
     assert run.data.tags["mmgen.dataset.fingerprint"] == dataset.fingerprint
     assert run.data.tags["mmgen.commit"] == "c" * 40
@@ -145,18 +156,17 @@ def test_the_run_that_asked_is_named_and_a_rebuilt_view_names_it_again(store, tm
     assert version.tags["mmgen.run.prefect"] == "0123"
 
 
-def test_files_of_mlflow_lie_in_the_store_and_none_is_a_pickle(store):
-    register(store)
-    paths = store.walk("mlflow-artifacts")
+def test_files_of_mlflow_lie_in_the_store_and_none_is_a_pickle(two):
+    paths = two.walk("mlflow-artifacts")
     assert any(path.endswith("/package/generator.safetensors") for path in paths)
     assert any(path.endswith("/served_model.py") for path in paths)
-    assert not [path for path in store.walk() if path.endswith((".pkl", ".pickle", ".pt", ".bin"))]
+    assert not [path for path in two.walk() if path.endswith((".pkl", ".pickle", ".pt", ".bin"))]
 
 
-def test_a_manifest_names_the_package_and_the_card_and_all_inputs(store):
-    line = register(store)
+def test_a_manifest_names_the_package_and_the_card_and_all_inputs(two):
+    line = artifact.load(two, "promotion", "digits", 1)
     assert {Path(entry.path).name for entry in line.by_role("package")} == set(PACKAGE)
-    assert artifact.damaged(store, line, rehash=True) == []
+    assert artifact.damaged(two, line, rehash=True) == []
     assert set(line.inputs) == {"codecs", "fusion", "generator", "scores", "features", "dataset"}
 
 
@@ -213,9 +223,7 @@ def test_a_moved_store_gets_a_new_view_and_leaves_its_old_place_alone(store, tmp
     assert all(str(tmp_path / "moved") in each.source for each in versions)
 
 
-def test_references_of_every_form_find_their_artifact(store):
-    register(store)
-    register(store, data="worse", passed=False)
+def test_references_of_every_form_find_their_artifact(two):
     expected = {
         "digits": "model:digits@2",
         "digits@1": "model:digits@1",
@@ -230,7 +238,7 @@ def test_references_of_every_form_find_their_artifact(store):
         "models:/digits/latest": "model:digits@2",
         "models:/digits@champion": "model:digits@1",
     }
-    assert {reference: promotions.resolve(reference, store).ref for reference in expected} == expected
+    assert {reference: promotions.resolve(reference, two).ref for reference in expected} == expected
 
 
 @pytest.mark.parametrize(
@@ -245,10 +253,9 @@ def test_references_of_every_form_find_their_artifact(store):
         ("staging:digits@champion", "was made from no staging"),
     ],
 )
-def test_a_reference_to_nothing_says_what_there_is(store, reference, message):
-    register(store)
+def test_a_reference_to_nothing_says_what_there_is(two, reference, message):
     with pytest.raises(UnknownReference, match=message):
-        promotions.resolve(reference, store)
+        promotions.resolve(reference, two)
 
 
 @pytest.mark.parametrize("alias", ["1", "007", "latest", "", "a b", "-x", "1st"])
