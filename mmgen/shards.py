@@ -46,11 +46,12 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class BaseShard:
-    """A shard of the base version: (key, digest) of its rows."""
+    """A shard of the base version: (key, digest) of its rows. whole: its files are there with their sizes."""
 
     digest: str
     split: str
     rows: tuple[tuple[str, str], ...]
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def plan(pieces: Sequence[Piece], base: Sequence[BaseShard], config: ShardConfig
     for shard in base:
         found = [by_key[key] for key, _ in shard.rows if key in by_key and by_key[key].split == shard.split]
         placed.update(piece.key for piece in found)
-        if [(piece.key, piece.digest) for piece in found] == list(shard.rows):
+        if shard.whole and [(piece.key, piece.digest) for piece in found] == list(shard.rows):
             shared.append(shard.digest)
         elif found:
             groups += _cut(_shuffled(found, seed), config, 1)
@@ -178,14 +179,18 @@ def _load_base(store: Store, verdicts: Artifact, part: Mapping[str, Any]) -> Art
     assert reference.version is not None
     base = artifact.load(store, "dataset", reference.name, reference.version)
     same = base.config == part and base.facts["layout"] == STEP_VERSIONS["shard"]
-    return base if same and not artifact.damaged(store, base) else None
+    return base if same else None
 
 
 def _base_shards(store: Store, base: Artifact | None) -> list[BaseShard]:
+    """The base version's shards. One with a damaged file is written anew from staging, in the same place."""
     found: list[BaseShard] = []
     for entry in base.by_role("facts") if base else ():
+        assert base is not None
         table = read_parquet(store, entry.path, ["key", "digest"])
-        found.append(BaseShard(entry.facts["digest"], entry.facts["split"], tuple(table.iter_rows())))
+        mine = [each for each in base.files if each.facts.get("digest") == entry.facts["digest"]]
+        whole = all(store.size(each.path) == each.size for each in mine)
+        found.append(BaseShard(entry.facts["digest"], entry.facts["split"], tuple(table.iter_rows()), whole))
     return found
 
 
@@ -237,6 +242,8 @@ def write_shard(
     with StagedMedia(store, staging) as media:
         data, index = pack(_members(table, media, slots))
     stem = f"datasets/{name}/shards/{split}-{index.sha256}"
+    # beside a tar that is named by its digest, only what follows from the tar: its rows are numbered within it
+    facts = _facts_file(store, f"{stem}.parquet", table.with_columns(row=pl.int_range(pl.len(), dtype=pl.Int64)))
     about = {"split": split, "samples": table.height, "digest": index.sha256}
     files = {
         "shard": (f"{stem}.tar", data),
@@ -257,6 +264,18 @@ def write_shard(
             }
         )
     return entries
+
+
+def _facts_file(store: Store, path: str, table: pl.DataFrame) -> bytes:
+    """The Parquet file of a shard's facts. One that is there already stays as it is: versions name it by its bytes."""
+    try:
+        there = store.read(path)
+        known = pl.read_parquet(io.BytesIO(there))
+        if known.select("key", "digest").equals(table.select("key", "digest")):
+            return there
+    except (FileNotFoundError, pl.exceptions.PolarsError):
+        pass
+    return parquet(table)
 
 
 def _members(table: pl.DataFrame, media: StagedMedia, slots: Mapping[str, str]) -> Iterable[tuple[str, bytes]]:

@@ -7,6 +7,7 @@ import io
 import polars as pl
 
 from mmgen.artifact import Artifact
+from mmgen.errors import IntegrityError
 from mmgen.store import Store
 
 
@@ -23,6 +24,13 @@ def read_parquet(store: Store, path: str, columns: list[str] | None = None) -> p
 
 
 def read_kept(store: Store, dataset: Artifact) -> pl.DataFrame:
-    """The facts of all kept rows of a dataset version, with the assigned `split` and the row's `digest`."""
-    tables = [read_parquet(store, entry.path) for entry in dataset.by_role("facts")]
+    """The facts of all kept rows of a dataset version, with the assigned `split` and the row's `digest`.
+
+    Raises IntegrityError if they cannot be read.
+    """
+    try:
+        tables = [read_parquet(store, entry.path) for entry in dataset.by_role("facts")]
+    except (FileNotFoundError, pl.exceptions.PolarsError) as error:
+        said = "the splits of its keys are in facts that cannot be read; restore them, or build anew with --rebuild"
+        raise IntegrityError(f"{dataset.ref}: {said}: {error}") from error
     return pl.concat(tables, how="diagonal_relaxed") if tables else pl.DataFrame()

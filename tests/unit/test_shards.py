@@ -12,12 +12,13 @@ import polars as pl
 import pytest
 import yaml
 
-from mmgen.artifact import Artifact
+from mmgen.artifact import Artifact, damaged
 from mmgen.errors import IntegrityError
 from mmgen.ingest import ingest
 from mmgen.runtime import Runtime
 from mmgen.shard_config import ShardConfig
 from mmgen.shards import BaseShard, Piece, Plan, plan, shard
+from mmgen.store import Store
 from mmgen.tars import TarReader, web_dataset
 from mmgen.validate import validate
 from tests.data_sources import picture, read_table, table_config, write_source, write_table
@@ -237,3 +238,38 @@ def test_verdicts_that_keep_rows_that_staging_lost_are_refused(tmp_path: Path, r
     runtime.store.write(path, out.getvalue())
     with pytest.raises(IntegrityError, match="20 rows are kept, staging has facts of 15"):
         shard(config, {"staging": staging, "verdicts": verdicts}, runtime)
+
+
+def test_a_lost_shard_of_the_base_is_written_anew_in_its_place(tmp_path: Path, runtime: Runtime) -> None:
+    parts = {"shard": {"max_samples": 8}}
+    first = run(write_source(tmp_path / "source", 40), runtime, **parts)
+    lost = first.by_role("shard")[1]
+    runtime.store.delete(lost.path)
+    second = run(write_source(tmp_path / "source", 45), runtime, **parts)
+    assert shards_of(first) < shards_of(second)
+    assert damaged(runtime.store, first, rehash=True) == []
+    assert second.facts["shards"]["shared"] == len(shards_of(first)) - 1
+
+
+def test_a_base_whose_facts_are_lost_is_an_error_and_not_new_splits(tmp_path: Path, runtime: Runtime) -> None:
+    first = run(write_source(tmp_path / "source", 20), runtime)
+    runtime.store.delete(first.by_role("facts")[0].path)
+    with pytest.raises(IntegrityError, match="--rebuild"):
+        run(write_source(tmp_path / "source", 25), runtime)
+
+
+def test_another_version_never_changes_the_bytes_of_a_shard_it_shares(tmp_path: Path, store: Store) -> None:
+    """Built without a base from reordered rows: the same tars, whose facts an earlier version names by their bytes."""
+    source = write_source(tmp_path / "source", 30)
+    first = run(source, Runtime(store))
+    write_table(source, read_table(source)[::-1])
+    second = run(source, Runtime(store, rebuild=True))
+    assert shards_of(first) == shards_of(second)
+    assert damaged(store, first, rehash=True) == []
+    assert damaged(store, second, rehash=True) == []
+
+
+def test_an_object_store_holds_the_same_version(tmp_path: Path, runtime: Runtime) -> None:
+    source = write_source(tmp_path / "source", 20)
+    remote = Runtime(Store("memory://bucket/store"))
+    assert shards_of(run(source, remote)) == shards_of(run(source, runtime))
