@@ -50,7 +50,9 @@ def _unlabelled(rows: Sequence[Score], floors: FloorsConfig) -> list[str]:
     # a floor of an unbiased estimate may be below 0; its upper bound is what real data reach by chance
     highs = {row.made: row.high for row in rows if row.metric == scores.KERNEL_FLOOR}
     for row in rows:
-        if row.metric == scores.KERNEL_DISTANCE and row.value > floors.kernel_ratio * highs[row.made]:
+        # too few rows for two halves leave nothing to hold it against
+        held = row.metric == scores.KERNEL_DISTANCE and row.made in highs
+        if held and row.value > floors.kernel_ratio * highs[row.made]:
             reasons.append(
                 f"{row.metric} {row.given}→{row.made} {row.value:.4f} > "
                 f"{floors.kernel_ratio:g} × the real data's {highs[row.made]:.4f}"

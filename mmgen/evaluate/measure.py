@@ -24,7 +24,7 @@ from mmgen.training.loop import seed_of
 #: rows made or judged at once: a constant, so that what is drawn does not depend on the machine
 ROWS = 128
 #: fewest samples that a kernel distance or a retrieval is taken of
-FEWEST = 8
+FEWEST = 4
 
 
 class Maker(Protocol):

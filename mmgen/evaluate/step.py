@@ -124,7 +124,9 @@ class Examiner:
 
     def directions(self, exam: Exam) -> list[tuple[str, str]]:
         """Ordered pairs (given, made) that this generator can make and this exam can ask."""
-        given = [slot for slot in self.codecs.slots if len(measure.having(exam.real, slot))]
+        # a generator of some slots alone says which it can read
+        reads = getattr(self.maker.generator, "reads", self.maker.slots)
+        given = [slot for slot in reads if len(measure.having(exam.real, slot))]
         return [(slot, to) for slot in given for to in self.maker.makes if slot != to]
 
     def sampling(self, guidance: float) -> Sampling:

@@ -84,7 +84,7 @@ class ConcatBaseline(nn.Module):
         super().__init__()
         if unknown := sorted({target, *encoders} - set(shapes)):
             raise ConfigError(f"generator: '{unknown[0]}' is not a slot of this configuration; wanted {sorted(shapes)}")
-        self.inputs, self.target, self.makes = tuple(encoders), target, (target,)
+        self.reads, self.target, self.makes = tuple(encoders), target, (target,)
         self.modality, self.shape = modalities[target], tuple(shapes[target])
         self.classes, self.label_weight, self.hide = classes, label_weight, hide
         made = {
@@ -149,7 +149,7 @@ class ConcatBaseline(nn.Module):
         return {self.target: _until_end(made.argmax(dim=-1)) if self.modality == "text" else made.float()}
 
     def _present(self, batch: Batch) -> dict[str, Tensor]:
-        return {slot: batch.masks[slot].any(dim=1) for slot in self.inputs}
+        return {slot: batch.masks[slot].any(dim=1) for slot in self.reads}
 
     def _hidden(self, present: dict[str, Tensor], rng: torch.Generator) -> dict[str, Tensor]:
         """Each present slot hidden with chance `hide`; a row that would lose all keeps all of them."""

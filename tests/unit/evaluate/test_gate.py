@@ -55,6 +55,7 @@ def test_without_labels_retrieval_and_kernel_distance_decide() -> None:
         "kernel_distance text→image 0.0300 > 2 × the real data's 0.0100",
     ]
     assert len(check(rows, FLOORS.model_copy(update={"kernel_ratio": None}))[1]) == 1
+    assert len(check([rows[0], rows[2]], FLOORS)[1]) == 1
 
 
 def test_a_table_that_measured_nothing_does_not_pass() -> None:

@@ -1,0 +1,155 @@
+"""`evaluate` on a tiny real line: what it commits, what it counts as not run, and what it refuses."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from data_schemas.scores import Scores
+from mmgen import artifact as artifacts
+from mmgen.artifact import Artifact, Reference
+from mmgen.errors import IntegrityError
+from mmgen.evaluate.config import FloorsConfig
+from mmgen.evaluate.exam import read_exam
+from mmgen.evaluate.step import evaluate, summary
+from mmgen.maker import Maker
+from mmgen.runtime import Runtime
+from mmgen.store import Store
+from mmgen.train import train_generator
+from tests.tiny_line import PARTS, Line, config_of, copied, perform
+
+OPEN = {"mean_coherence": 0.0, "each_coherence": 0.0, "joint_coherence": 0.0, "retrieval": 0.0}
+SIX = sorted(itertools.permutations(("text", "image", "audio"), 2))
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Line:
+    return copied(tmp_path)
+
+
+def scored(line: Line, **settings: object) -> Artifact:
+    given = {"max_samples": 8, "steps": 2, "floors": FloorsConfig(**OPEN), **settings}  # type: ignore[arg-type]
+    settled = line.config.evaluate.model_copy(update=given)
+    config = line.config.model_copy(update={"evaluate": settled})
+    return evaluate(config, line.inputs("evaluate"), line.runtime)
+
+
+def table(line: Line, made: Artifact) -> pl.DataFrame:
+    return pl.read_parquet(io.BytesIO(line.store.read(made.file("scores").path)))
+
+
+def test_a_labelled_line_is_scored_in_every_direction_beside_its_ceilings(line: Line) -> None:
+    made = scored(line)
+    rows = table(line, made)
+    Scores.validate(rows)
+    directions = rows.filter(pl.col("metric") == "coherence").select("given", "made").rows()
+    assert sorted(directions) == SIX
+    assert {"mean_coherence", "joint_coherence", "judge_accuracy", "reconstruction_coherence", "text_exact"} <= set(
+        rows["metric"]
+    )
+    assert rows.filter(pl.col("metric").is_in(["retrieval", "kernel_distance"])).is_empty()
+    assert set(rows["n"]) == {3}
+    assert made.passed
+    assert set(summary(made)) - {"recognised"} == {"mean_coherence", "joint_coherence"}
+    assert all("judge_accuracy" in row for row in made.facts["scores"] if row["metric"] == "coherence")
+    assert not artifacts.damaged(line.store, made, rehash=True)
+
+
+def test_its_files_are_grids_of_pictures_and_examples_of_all_directions(line: Line) -> None:
+    made = scored(line)
+    assert {Path(entry.path).name for entry in made.by_role("grid")} == {"grid-audio-image.png", "grid-text-image.png"}
+    sides = {(entry.facts["example"], entry.facts["side"]) for entry in made.by_role("example")}
+    assert len({number for number, _ in sides}) == 6 * 3
+    assert len(sides) == 2 * 6 * 3
+
+
+def test_the_same_line_gives_the_same_scores_and_files_again(line: Line) -> None:
+    first, second = scored(line), scored(line)
+    assert [entry.sha256 for entry in first.files] == [entry.sha256 for entry in second.files]
+
+
+def test_a_gate_that_says_no_commits_its_reasons(line: Line) -> None:
+    made = scored(line, floors=FloorsConfig(mean_coherence=1.0, each_coherence=1.0, joint_coherence=1.0))
+    assert not made.passed
+    assert any(reason.startswith("mean_coherence") for reason in made.facts["gate"])
+
+
+def test_what_the_recogniser_could_not_hear_is_counted_as_not_run(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmgen.evaluate.recogniser.find_spec", lambda name: None)
+    made = scored(line)
+    assert made.facts["not_run"] == {"recognised": "not run: not installed"}
+    assert "recognised" not in set(table(line, made)["metric"])
+
+
+def test_with_the_recogniser_its_score_on_real_clips_stands_beside(line: Line) -> None:
+    pytest.importorskip("pocketsphinx")
+    made = scored(line)
+    assert made.facts["not_run"] == {}
+    rows = {row["metric"]: row for row in made.facts["scores"]}
+    assert rows["recognised"]["judge_accuracy"] == rows["recognised_real"]["value"]
+    assert (rows["recognised"]["given"], rows["recognised"]["made"]) == ("text", "audio")
+
+
+def test_a_generator_of_one_slot_is_scored_in_the_directions_to_it(line: Line) -> None:
+    baseline = {
+        "kind": "concat_baseline", "target": "image",
+        "encoders": {"text": {"kind": "bilstm_text", "width": 8}, "image": {"kind": "cnn_image", "width": 8}},
+        "train": {"epochs": 1, "batch_size": 8, "optimizer": "adam", "schedule": "constant"},
+    }  # fmt: skip
+    config = config_of(generator=baseline)
+    inputs = line.inputs("evaluate")
+    inputs["generator"] = train_generator(config, line.inputs("train-generator"), line.runtime)
+    made = evaluate(config, inputs, line.runtime)
+    rows = table(line, made).filter(pl.col("metric") == "coherence")
+    assert rows.select("given", "made").rows() == [("text", "image")]
+    assert "joint_coherence" not in set(table(line, made)["metric"])
+
+
+def test_the_frozen_samples_come_back_as_values_and_are_checked(line: Line) -> None:
+    codecs = Maker.load(line.store, *line.inputs("evaluate").values()).codecs
+    reference = Reference.parse(line.made["fit"].facts["evalset"])
+    evalset = artifacts.load(line.store, "evalset", reference.name, reference.version or 0)
+    exam = read_exam(line.store, evalset, codecs, "test", "cpu")
+    assert exam is not None
+    keys = json.loads(line.store.read(evalset.file("keys").path))["test"]
+    assert exam.real.keys == [row["key"] for row in keys]
+    texts = [data.decode() for data in exam.files["text"] if data is not None]
+    # the caption says the class
+    assert [text.rsplit(" ", 1)[-1] for text in texts] == [codecs.labels[label] for label in exam.real.labels_B]
+    assert read_exam(line.store, evalset, codecs, "heldout", "cpu") is None
+
+
+def test_an_evaluation_set_that_was_changed_is_refused(line: Line) -> None:
+    reference = Reference.parse(line.made["fit"].facts["evalset"])
+    evalset = artifacts.load(line.store, "evalset", reference.name, reference.version or 0)
+    keys = evalset.file("keys").path
+    line.store.write(keys, line.store.read(keys).replace(b'"digest"', b'"digesT"', 1))
+    with pytest.raises(IntegrityError, match="evalset"):
+        scored(line)
+
+
+def test_a_table_without_labels_and_with_a_held_out_split_has_its_own_scores_for_both(tmp_path: Path) -> None:
+    text_image = {"text": "caption", "image": "image", "audio": None, "label": None}
+    slots = {slot: PARTS["slots"][slot] for slot in ("text", "image")}
+    shares = {"train": 0.4, "validation": 0.1, "test": 0.5}
+    config = config_of(
+        source=text_image, slots=slots,
+        validate={**PARTS["validate"], "splits": shares, "holdout": {"column": "voice", "values": ["v1", "v2"]}},
+        evaluate={"max_samples": 12, "steps": 2, "floors": OPEN | {"kernel_ratio": 1e6}},
+    )  # fmt: skip
+    runtime = Runtime(Store(tmp_path / "store"), device="cpu")
+    names = ("ingest", "validate", "shard", "fit", "extract", "train-fusion", "train-generator", "evaluate")
+    unlabelled = perform(config, runtime, *names)
+    made = unlabelled.made["evaluate"]
+    metrics = set(table(unlabelled, made)["metric"])
+    assert {"mean_retrieval", "retrieval", "retrieval_real", "kernel_distance", "kernel_floor"} <= metrics
+    assert not metrics & {"coherence", "joint_coherence", "judge_accuracy"}
+    assert made.facts["not_run"] == {}
+    held_out = pl.read_parquet(io.BytesIO(runtime.store.read(made.file("scores:heldout").path)))
+    assert "retrieval" in set(held_out["metric"])
+    assert [row["metric"] for row in made.facts["heldout"]] == held_out["metric"].to_list()
