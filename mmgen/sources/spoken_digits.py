@@ -11,6 +11,7 @@ import csv
 import gzip
 import io
 import os
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -96,9 +97,14 @@ def _write_samples(root: Path, rows: int, progress: Progress) -> list[tuple[str,
         progress.bar("spoken digits", rows) as bar,
     ):
         batches = [(str(root), first, min(first + BATCH_ROWS, rows)) for first in range(0, rows, BATCH_ROWS)]
-        for made in process.map(_write_rows, *zip(*batches, strict=True)):
-            lines += made
-            bar.advance(len(made))
+        try:
+            for made in process.map(_write_rows, *zip(*batches, strict=True)):
+                lines += made
+                bar.advance(len(made))
+        except BaseException:
+            # an interrupted command does not wait for all the other batches
+            process.shutdown(wait=False, cancel_futures=True)
+            raise
     return lines
 
 
@@ -106,6 +112,8 @@ _speaking: list[Speaker] = []
 
 
 def _start() -> None:
+    # Ctrl-C reaches every process of a terminal; ending is for the one that started this
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _speaking.append(Speaker())
 
 
