@@ -20,7 +20,7 @@ READY := .venv/.ready-$(shell { pwd; cat requirements.lock pyproject.toml; } | c
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow bench check format lint types guards lock derived tree clean
+.PHONY: help install demo test test-slow bench check format lint types guards bench lock derived tree clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -65,6 +65,10 @@ types: $(READY)
 
 guards: $(READY)
 	$(RUN) pytest -q tests/guards
+
+# ratios against peers
+bench: $(READY)
+	$(RUN) benchmarks.tars $(ARGS)
 
 # new versions within pyproject.toml's bounds and [tool.uv]'s constraints; then the files that repeat them
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header
