@@ -120,6 +120,7 @@ def render(
         "lineage": _lineage(parts),
         "circumstance": dict(model.circumstance),
         "parameters": model.facts.get("parameters"),
+        "makes": list(_makes(model, slots)),
         "label_report": model.facts.get("label_report"),
         "settings": settings(parts),
         "curves": {role: [curve.name for curve in found] for role, found in curves.items() if found},
@@ -188,11 +189,19 @@ def _plots(curves: Mapping[str, list[Curve]]) -> list[tuple[str, str]]:
     return [(title, plots.lines(each, "step", "loss")) for title, each in series.items()]
 
 
+def _makes(model: Artifact, slots: Mapping[str, str]) -> tuple[str, ...]:
+    """The slots that the generator makes: the baseline has one target."""
+    target = model.facts.get("args", {}).get("target")
+    return (target,) if target else tuple(slots)
+
+
 def _usage(name: str, model: Artifact, alias: str | None, slots: Mapping[str, str], text: str) -> dict[str, str]:
     """How to load the model and generate, in Python and on the command line; `text` is a condition to show."""
     reference = f"{name}@{alias or model.version}"
-    given = next((slot for slot, modality in slots.items() if modality == "text"), next(iter(slots)))
-    to = tuple(slot for slot in slots if slot != given) or (given,)
+    makes = _makes(model, slots)
+    # text first, and not the only slot that it makes
+    given = min(slots, key=lambda slot: (makes == (slot,), slots[slot] != "text"))
+    to = tuple(slot for slot in makes if slot != given) or makes
     value = {"text": text, "image": "picture.png", "audio": "speech.wav"}[slots[given]]
     option = f"--{given} {shlex.quote(value)}" if given in MODALITIES else f"--slot {shlex.quote(f'{given}={value}')}"
     asked = json.dumps(value, ensure_ascii=False)

@@ -173,3 +173,11 @@ def test_slots_of_any_name_are_shown_in_the_command(store, parts):
     page, _ = rendered(store, parts | {"codecs": codecs})
     assert "--slot" in page
     assert 'to=("question",)' in html.unescape(page)
+
+
+def test_a_model_of_one_target_is_asked_for_no_other(store, parts):
+    model = dataclasses.replace(parts["generator"], facts={"args": {"target": "text"}, "kind": "concat_baseline"})
+    page, twin = rendered(store, parts | {"generator": model})
+    assert twin["makes"] == ["text"]
+    assert "makes text from" in page
+    assert "--image picture.png --to text" in html.unescape(page)
