@@ -15,8 +15,8 @@ from mmgen.evaluate.recogniser import RATE_HZ, Listener
 from mmgen.evaluate.scores import Score, score
 from mmgen.preprocess.audio import AudioPreprocess
 
-#: clips listened to at most: about 30 ms each
-CLIPS = 300
+#: clips of a split listened to at most: about 0.1 s each, most of it making sound of spectrograms
+CLIPS = 200
 NAME = "pocketsphinx"
 
 
