@@ -30,7 +30,7 @@ from mmgen.training.parallel import pick_device
 FORMAT = 1
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
-# samples made at once; part of what a seed means, so that the same seed gives the same bytes on one machine
+# samples made at once: part of what a seed means
 ROWS = 64
 GUIDANCE, JOINT_GUIDANCE, STEPS = 2.0, 1.0, 20
 
@@ -187,8 +187,8 @@ def conditions(maker: Maker, given: Sequence[Mapping[str, Given]]) -> Batch:
         values[slot] = torch.cat(each).to(maker.device)
         masks[slot] = torch.tensor([[slot in row] for row in given], device=maker.device)
     count = len(given)
-    none = torch.full((count,), -1, device=maker.device)
-    return Batch(values, masks, none, torch.ones(count, device=maker.device), [str(row) for row in range(count)])
+    labels, weights = torch.full((count,), -1, device=maker.device), torch.ones(count, device=maker.device)
+    return Batch(values, masks, labels, weights, [str(row) for row in range(count)])
 
 
 def _bytes(given: Given, modality: str) -> bytes:
@@ -205,15 +205,21 @@ def _bytes(given: Given, modality: str) -> bytes:
 # ---------------------------------------------------------------- packages
 
 
-def package_files(store: Store, codecs: Artifact, fusion: Artifact, generator: Artifact) -> dict[str, bytes]:
-    """Name → bytes of a package: everything that `generate` needs, nothing that only training did."""
+def package_files(
+    store: Store, codecs: Artifact, fusion: Artifact, generator: Artifact, defaults: Mapping[str, float] | None = None
+) -> dict[str, bytes]:
+    """Name → bytes of a package: everything that `generate` needs, nothing that only training did.
+
+    defaults: "guidance", "joint_guidance" and "steps" for those who do not say.
+    """
     files: dict[str, bytes] = {}
     about: dict[str, Any] = {
         "format": FORMAT,
         "name": generator.name,
-        "lineage": {part.kind: part.ref for part in (codecs,)} | {"fusion": fusion.ref, "generator": generator.ref},
+        "lineage": {"codecs": codecs.ref, "fusion": fusion.ref, "generator": generator.ref},
         "slots": codecs.config["slots"],
         "labels": codecs.facts["labels"],
+        "defaults": dict(defaults or {}),
         "codecs": {m: {**spec, "weights": f"codec-{m}.safetensors"} for m, spec in codecs.facts["codecs"].items()},
         "scale": codecs.facts["scale"],
         "tokenizer": TOKENIZER if codecs.by_role("tokenizer") else None,
@@ -230,11 +236,18 @@ def package_files(store: Store, codecs: Artifact, fusion: Artifact, generator: A
     return files
 
 
-def save_package(store: Store, codecs: Artifact, fusion: Artifact, generator: Artifact, folder: str | Path) -> Path:
-    """Write the package of a generator into a folder (made if missing); returns it."""
+def save_package(
+    store: Store,
+    codecs: Artifact,
+    fusion: Artifact,
+    generator: Artifact,
+    folder: str | Path,
+    defaults: Mapping[str, float] | None = None,
+) -> Path:
+    """Write the package of a generator (see `package_files`) into a folder (made if missing); returns it."""
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    for name, data in package_files(store, codecs, fusion, generator).items():
+    for name, data in package_files(store, codecs, fusion, generator, defaults).items():
         (target / name).write_bytes(data)
     return target
 
@@ -281,5 +294,10 @@ def load(reference: str | Path, store: str | Path | Store | None = None, device:
     generator = promotions.resolve(str(reference), where)
     if generator.kind != "model" or "fusion" not in generator.inputs:
         raise UnknownReference(f"'{reference}' is {generator.ref}; wanted a model that generates")
+    promotion = promotions.promotion_of(where, generator)
+    if promotion is not None:
+        # what was registered is what is loaded, with its settings
+        files = {Path(e.path).name: where.read(e.path) for e in promotion.by_role(promotions.PACKAGE)}
+        return _assembled(files, promotion.ref, device)
     codecs, fusion = (artifacts.load_link(where, generator.inputs[role]) for role in ("codecs", "fusion"))
     return _assembled(package_files(where, codecs, fusion, generator), generator.ref, device)

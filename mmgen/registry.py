@@ -86,7 +86,10 @@ def register(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -
     parts = promotions.lineage(store, inputs)
     alias, why = _decide(config, parts["scores"])
     draft = Draft(store, "promotion", config.name, what.fingerprint)
-    package = generate.package_files(store, parts["codecs"], parts["fusion"], parts["generator"])
+    # what was scored is what is served to those who do not say
+    asked = config.evaluate
+    defaults = {"guidance": asked.guidance, "joint_guidance": asked.joint_guidance, "steps": asked.steps}
+    package = generate.package_files(store, parts["codecs"], parts["fusion"], parts["generator"], defaults)
     for name, data in sorted(package.items()):
         draft.put(f"{promotions.PACKAGE}/{name}", data, promotions.PACKAGE)
     page, twin = card.render(store, parts, name=config.name, alias=alias, why=why)

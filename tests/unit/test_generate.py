@@ -14,8 +14,9 @@ import soundfile
 from PIL import Image
 
 import mmgen
+from mmgen.artifact import Draft
 from mmgen.errors import ConfigError, IntegrityError, SourceError, UnknownReference
-from mmgen.generate import Model, load_package, rows, save_package
+from mmgen.generate import Model, load_package, package_files, rows, save_package
 from tests.data_sources import picture, sound
 from tests.tiny_line import Line, copied
 
@@ -94,7 +95,10 @@ def test_conditions_may_differ_in_what_they_give(model: Model) -> None:
     assert [(row["row"], row["sample"]) for row in found] == [(at, each) for at in range(4) for each in range(2)]
     assert len({row["audio"] for row in found}) == 8
     alone = rows(model, [{"text": "one"}], to=("audio",), num=2, steps=2, seed=1)
-    assert [row["audio"] for row in alone] == [row["audio"] for row in found[:2]]
+    # the last bits follow the batch's size, what was drawn does not
+    for mine, theirs in zip(alone, found, strict=False):
+        heard, wanted = (soundfile.read(io.BytesIO(row["audio"]))[0] for row in (mine, theirs))
+        assert np.abs(heard - wanted).max() < 0.01 * np.abs(wanted).max()
 
 
 def test_what_was_made_is_saved_under_speaking_names(model: Model, tmp_path: Path) -> None:
@@ -143,6 +147,32 @@ def test_a_model_by_reference_makes_what_its_package_makes(line: Line, model: Mo
         loaded = mmgen.load(reference, store=line.store, device="cpu")
         made = loaded.generate(text="one", to="image", steps=2)
         assert made["image"] == model.generate(text="one", to="image", steps=2)["image"]
+
+
+def test_a_package_brings_the_settings_that_it_was_scored_with(line: Line, model: Model, tmp_path: Path) -> None:
+    made, asked = line.made, {"guidance": 4.0, "joint_guidance": 3.0, "steps": 3}
+    folder = save_package(line.store, made["fit"], made["train-fusion"], made["train-generator"], tmp_path / "p", asked)
+    tuned = load_package(folder, device="cpu")
+    assert tuned.generate(text="one", to="image")["image"] == (
+        model.generate(text="one", to="image", guidance=4.0, steps=3)["image"]
+    )
+    assert tuned.generate()["image"] == model.generate(guidance=3.0, steps=3)["image"]
+
+
+def test_a_registered_model_is_loaded_from_its_package(tmp_path: Path) -> None:
+    line = copied(tmp_path)
+    made = line.made
+    draft = Draft(line.store, "promotion", "tiny", "f" * 64)
+    files = package_files(line.store, made["fit"], made["train-fusion"], made["train-generator"], {"steps": 2})
+    for name, data in files.items():
+        draft.put(f"package/{name}", data, "package")
+    draft.commit(
+        step="register", config={}, inputs={"generator": made["train-generator"].link},
+        facts={"alias": "champion", "model": made["train-generator"].ref},
+    )  # fmt: skip
+    for path in line.store.walk("codecs"):
+        line.store.delete(path)
+    assert mmgen.load("tiny@champion", store=line.store, device="cpu").about["defaults"] == {"steps": 2}
 
 
 def test_references_to_nothing_are_answered_with_what_is_there(line: Line, tmp_path: Path) -> None:
