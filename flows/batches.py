@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 from uuid import UUID
 
-from prefect import task
+from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 
@@ -103,7 +103,7 @@ class BatchMapper:
 
 
 def _batch_task(what: str, index: int, count: int, function: Callable[..., Any]) -> Any:
-    return task(
+    return Task(
         function, name=f"batch: {what}", task_run_name=f"{what} {index + 1}/{count}",
         retries=2, retry_delay_seconds=1, retry_condition_fn=_outside, on_running=[note_start],
         persist_result=False, cache_policy=NO_CACHE,

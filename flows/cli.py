@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -12,9 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
-from mmgen.errors import ConfigError, GateError, MmgenError
+from flows.endings import Group, SaidNo, ending
+from mmgen.errors import ConfigError
 
 STEPS = {
     "ingest": "Read a source into staging: probe every sample, count every row.",
@@ -27,31 +26,10 @@ STEPS = {
     "evaluate": "Score the generator on the frozen evaluation set.",
     "register": "Gate, package and register the model.",
 }
-INTERRUPTED = 130
-
-
-class _InterruptedError(Exception):
-    """Ctrl-C, as something that typer does not answer by itself."""
-
-
-class _UnreadError(Exception):
-    """Whoever read the output went away; likewise."""
-
-
-class _Group(TyperGroup):
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            answer = super().invoke(ctx)
-            sys.stdout.flush()
-        except KeyboardInterrupt as error:
-            raise _InterruptedError from error
-        except BrokenPipeError as error:
-            raise _UnreadError from error
-        return answer
 
 
 app = typer.Typer(
-    name="mmgen", cls=_Group, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    name="mmgen", cls=Group, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
     help="From raw text-image-audio pairs to a registered any-to-any generator.",
 )  # fmt: skip
 
@@ -187,7 +165,7 @@ def _line(
     answer = summarise(opened, record.steps) | {"run": record.run, "log": opened.full(record.log)}
     _answer(as_json, answer, lambda found: show_run(found, store))
     if answer["gate"]:
-        raise GateError(f"the model was registered and not promoted: {answer['gate']}")
+        raise SaidNo(f"the model was registered and not promoted: {answer['gate']}")
 
 
 # ---------------------------------------------------------------- before and after it
@@ -263,7 +241,7 @@ def verify(ref: Ref, store: StoreOption = STORE, as_json: Json = False) -> None:
     answer = answers.verified(store, ref)
     _answer(as_json, answer, answers.show_verified)
     if answer["damaged"]:
-        raise GateError(f"{answer['ref']}: {len(answer['damaged'])} of {answer['files']} files are damaged")
+        raise SaidNo(f"{answer['ref']}: {len(answer['damaged'])} of {answer['files']} files are damaged")
 
 
 @app.command()
@@ -313,49 +291,10 @@ def deploy(
     _answer(as_json, apply(config, store, cron=cron, gpu=gpu, workers=workers or _cores()), show_applied)
 
 
-# ---------------------------------------------------------------- from an exception to an exit code
-
-# click's UsageError, wherever this version of typer keeps its click
-_UsageError: Any = typer.BadParameter.__bases__[0]
-
-
 def main(arguments: list[str] | None = None) -> None:
     """The console script. Exits with 0, 1 (a gate said no), 2 (the user's mistake), 3 (a fault outside) or 130."""
-    given = sys.argv[1:] if arguments is None else arguments
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(_run(given))
-
-
-def _run(arguments: list[str]) -> int:
-    try:
-        code = app(args=arguments or ["--help"], prog_name="mmgen", standalone_mode=False)
-        return int(code or 0)
-    except _UsageError as error:
-        return _said(arguments, 2, " ".join(error.format_message().split()))
-    except MmgenError as error:
-        return _said(arguments, error.exit_code, " ".join(str(error).split()))
-    except _InterruptedError:
-        # every finished step and shard is kept, so the same command goes on from there
-        return _said(arguments, INTERRUPTED, f"interrupted; to continue: {shlex.join(['mmgen', *arguments])}")
-    except _UnreadError:
-        # nothing may be written at exit, where it would fail again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:
-        # the last resort: a traceback is for the log, which a note names
-        if os.environ.get("MMGEN_TRACEBACK"):
-            raise
-        what = f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:500]}"
-        where = "; ".join(getattr(error, "__notes__", [])) or "MMGEN_TRACEBACK=1 shows where"
-        return _said(arguments, 3, f"{what}; {where}")
-
-
-def _said(arguments: list[str], code: int, line: str) -> int:
-    print(f"mmgen: {line}", file=sys.stderr)
-    gate_with_answer = code == 1
-    if "--json" in arguments and not gate_with_answer:
-        print(json.dumps({"error": line, "exit_code": code}, ensure_ascii=False))
-    return code
+    sys.exit(ending(app, sys.argv[1:] if arguments is None else arguments))
 
 
 if __name__ == "__main__":

@@ -81,6 +81,7 @@ def drain(run: RunRecord) -> None:
 async def _bury_the_killed(store: Store) -> None:
     """Runs whose process was killed could not say so: say it for them, in the store and in Prefect."""
     from prefect.client.orchestration import get_client
+    from prefect.client.schemas.objects import State
     from prefect.exceptions import ObjectNotFound
     from prefect.states import Crashed
 
@@ -90,7 +91,7 @@ async def _bury_the_killed(store: Store) -> None:
             if record["prefect"]:
                 async with get_client() as client:
                     with contextlib.suppress(ObjectNotFound):
-                        state = Crashed(message="its process was killed")
+                        state: State[Any] = Crashed(message="its process was killed")
                         await client.set_flow_run_state(record["prefect"], state, force=True)
             bury(store, record)
 

@@ -16,6 +16,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.runtime import flow_run
 from prefect.states import Completed
+from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.extract import extract
 from flows.line_run import Options, one_lease, read_config
@@ -62,14 +63,16 @@ def mmgen_line(
     settings = read_config(config)
     with recorded_run(Store(store), settings.name, str(flow_run.id)) as run, one_lease():
         whole, names = settings.to_json(), steps.select(first, until)
+        there = {str(name): deployment for name, deployment in (elsewhere or {}).items()}
+        threads: Any = ThreadPoolTaskRunner(max_workers=options.workers)
         for group, all_names in ORDER:
             wanted = [name for name in all_names if name in names]
             if not wanted:
                 continue
             made = {outcome["step"]: outcome["artifact"] for outcome in run.steps}
-            deployment = dict[str, str](elsewhere or {}).get(group.name)
+            deployment = there.get(group.name)
             if deployment is None:
-                group(whole, store, wanted, options, made)
+                group.with_options(task_runner=threads)(whole, store, wanted, options, made)
             else:
                 parameters = {"config": whole, "store": store, "steps": wanted, "options": options, "made": made}
                 for outcome in _run_elsewhere(deployment, parameters):

@@ -45,7 +45,7 @@ def given_slots(text: str | None, image: Path | None, audio: Path | None, more: 
 
 def make(reference: str, wish: Wish, out: Path, store: str, device: str) -> dict[str, Any]:
     """Make the samples and write them. Returns {"files": [path], "model", "seed"}. Raises UserError."""
-    if promotions.is_reference(reference):
+    if not Path(reference).is_dir():
         # a wrong name is answered before torch takes its seconds
         promotions.resolve(reference, Store(store))
     # a library's remarks are for logs, and this command keeps none

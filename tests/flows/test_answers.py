@@ -10,6 +10,7 @@ import pytest
 
 from flows import cli
 from flows.answers import size
+from flows.endings import ending
 from mmgen.artifact import Draft
 from mmgen.store import Store
 from tests import hand_made
@@ -22,7 +23,7 @@ def filled(store: Store) -> Store:
 
 
 def ask(capsys: pytest.CaptureFixture[str], store: Store, *arguments: str) -> tuple[int, Any, str]:
-    code = cli._run([*arguments, "--store", store.uri, "--json"])
+    code = ending(cli.app, [*arguments, "--store", store.uri, "--json"])
     out, err = capsys.readouterr()
     return code, json.loads(out.splitlines()[-1]), err
 
@@ -76,7 +77,7 @@ def test_what_has_no_page_says_so(filled: Store, capsys: pytest.CaptureFixture[s
 def test_a_person_gets_text_and_no_colours(
     arguments: list[str], filled: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli._run([*arguments, "--store", filled.uri]) == 0
+    assert ending(cli.app, [*arguments, "--store", filled.uri]) == 0
     out, err = capsys.readouterr()
     assert out.strip()
     assert err == ""

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from flows import cli
+from flows.endings import ending
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,7 +33,7 @@ def test_a_deployment_carries_its_configuration_schedule_and_limit(
     config: Path, api: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["deploy", str(config), "--cron", "0 3 * * *", "--store", "store", "--workers", "2", "--json"]
-    assert cli._run(arguments) == 0
+    assert ending(cli.app, arguments) == 0
     answer = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert answer["deployments"] == ["mmgen-line/tiny"]
     made = ask(f"{api}/deployments/name/mmgen-line/tiny")
@@ -53,8 +54,8 @@ def test_a_deployment_carries_its_configuration_schedule_and_limit(
 def test_deploying_again_replaces_and_adds_the_gpu_pool(
     config: Path, api: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli._run(["deploy", str(config), "--store", "store"]) == 0
-    assert cli._run(["deploy", str(config), "--store", "store", "--gpu"]) == 0
+    assert ending(cli.app, ["deploy", str(config), "--store", "store"]) == 0
+    assert ending(cli.app, ["deploy", str(config), "--store", "store", "--gpu"]) == 0
     assert "prefect worker start --pool gpu --type process" in capsys.readouterr().out
     line = ask(f"{api}/deployments/name/mmgen-line/tiny")
     assert line["parameters"]["elsewhere"] == {"extract": "extract/tiny-gpu", "train": "train/tiny-gpu"}
@@ -66,7 +67,7 @@ def test_deploying_again_replaces_and_adds_the_gpu_pool(
 def test_a_cron_line_that_is_none_is_the_users_mistake(
     config: Path, api: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli._run(["deploy", str(config), "--cron", "at dawn"]) == 2
+    assert ending(cli.app, ["deploy", str(config), "--cron", "at dawn"]) == 2
     err = capsys.readouterr().err
     assert "--cron" in err
     assert err.count("\n") == 1

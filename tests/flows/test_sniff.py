@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows import cli
+from flows.endings import ending
 from flows.sniff import guess, sniff, write_config
 from mmgen import config
 from mmgen.errors import ConfigError, SourceError
@@ -77,7 +78,7 @@ def test_a_table_without_slots_is_refused_with_its_columns(tmp_path: Path) -> No
 
 def test_the_command_writes_beside_where_it_is_called(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     csv(tmp_path / "t.csv", ROWS)
-    assert cli._run(["init", "t.csv", "--json"]) == 0
+    assert ending(cli.app, ["init", "t.csv", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["config"] == "t.yaml"
     assert config.load(tmp_path / "t.yaml").source.path == str(tmp_path / "t.csv")

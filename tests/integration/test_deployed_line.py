@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import pytest
 import yaml
 
+from flows.run_record import recorded_runs
 from mmgen import artifact
 from mmgen.sources import spoken_digits
 from mmgen.store import Store
@@ -129,8 +130,7 @@ class Site:
         return self.wait("run of the line", ended)
 
     def steps_of(self, run: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        records = [json.loads(self.store.read(f"runs/{name}/run.json")) for name in self.store.names("runs")]
-        record = next(each for each in records if each["prefect"] == run["id"])
+        record = next(each for each in recorded_runs(self.store) if each["prefect"] == run["id"])
         return {each["step"]: each for each in record["steps"]}
 
 
@@ -206,6 +206,8 @@ def test_the_schedule_makes_everything_then_nothing_then_only_what_changed(site:
     staging = artifact.history(site.store, "staging", "digits")[0]
     assert (staging.circumstance["batches"], staging.circumstance["batches_read"]) == (3, 1)
 
+    keys = {each["key"] for each in site.ask("/artifacts/latest/filter", {})}
+    assert keys >= {"digits-report", "digits-card", "digits-scores"}
     assert _pools_of(site) >= {("extract", "gpu"), ("train", "gpu"), ("mmgen-line", "cpu")}
     assert "device 0 leased" in "".join(site.store.read(path).decode() for path in site.store.walk("runs"))
 

@@ -15,6 +15,7 @@ import pytest
 import typer.main
 
 from flows import cli
+from flows.endings import ending
 from mmgen import steps
 from mmgen.errors import ConfigError, GateError, StoreError
 
@@ -77,7 +78,7 @@ def test_every_command_and_option_says_what_it_is(name: str) -> None:
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    code = cli._run(list(arguments))
+    code = ending(cli.app, list(arguments))
     out, err = capsys.readouterr()
     return code, out, err
 
@@ -117,6 +118,18 @@ def test_a_mistake_is_an_object_for_a_program(capsys: pytest.CaptureFixture[str]
     answer = json.loads(out.splitlines()[-1])
     assert answer["exit_code"] == code == 2
     assert "nothing" in answer["error"]
+
+
+def test_a_gate_that_says_no_is_an_object_for_a_program_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise GateError("too few rows")
+
+    monkeypatch.setattr("flows.answers.listed", refuse)
+    code, out, err = said(capsys, "ls", "--json")
+    assert (code, err) == (1, "mmgen: too few rows\n")
+    assert json.loads(out) == {"error": "too few rows", "exit_code": 1}
 
 
 @pytest.mark.parametrize(
@@ -175,9 +188,9 @@ def test_the_environment_names_the_store(capsys: pytest.CaptureFixture[str], mon
 
 
 def test_a_closed_pipe_is_the_end_and_no_fault() -> None:
-    program = "import sys; from flows import answers, cli\n"
+    program = "import sys; from flows import answers, cli; from flows.endings import ending\n"
     program += "answers.listed = lambda *_: {'artifacts': [{'x': 'y' * 100}] * 20_000}\n"
-    program += "sys.exit(cli._run(['ls', '--json']))"
+    program += "sys.exit(ending(cli.app, ['ls', '--json']))"
     run = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert run.stdout is not None
     assert run.stderr is not None
