@@ -22,6 +22,7 @@ from mmgen.config import Config
 from mmgen.errors import IntegrityError
 from mmgen.identity import STEP_VERSIONS, identity
 from mmgen.records import MODALITIES, ShardInfo
+from mmgen.report import shard_report
 from mmgen.report.readme import readme
 from mmgen.runtime import Runtime, circumstance
 from mmgen.shard_config import ShardConfig
@@ -141,6 +142,8 @@ def shard(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> A
         "layout": STEP_VERSIONS["shard"],
     }
     draft.put("README.md", readme(config.name, draft.version, facts, infos), "readme")
+    stats = [json.loads(store.read(f"{info.path.removesuffix('.tar')}_stats.json")) for info in infos]
+    draft.put("shards.html", shard_report.render(config.name, draft.version, infos, stats, list(slots)), "shard-report")
     return draft.commit(
         step="shard", config=known.config, pin=known.pin, circumstance=circumstance(workers=runtime.workers),
         inputs={role: each.link for role, each in inputs.items()}, facts=facts,

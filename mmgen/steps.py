@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmgen import artifact
+from mmgen import artifact, promotions
 from mmgen.artifact import Artifact, Kind
 from mmgen.config import Config
 from mmgen.errors import ConfigError, GateError, UserError, unknown_name
@@ -129,13 +129,15 @@ def decide(step: Step, config: Config, inputs: Mapping[str, Artifact], runtime: 
     digest = None
     if step.name == "ingest":
         digest = _function("mmgen.ingest:source_digest")(config, runtime)
-    if step.name == "validate" and runtime.rebuild:
+    if step.name in ("validate", "shard") and runtime.rebuild:
         return Decision(None, "--rebuild")
     if step.check and runtime.refit:
         return Decision(None, "--refit")
     mine = identity(step.name, config, inputs, digest)
     name = config.name + step.suffix
     same = artifact.find(runtime.store, step.makes, name, mine.fingerprint)
+    if same is not None and (moved := _moved_on(runtime, same)):
+        return Decision(None, moved)
     if same is not None:
         bad = artifact.damaged(runtime.store, same, rehash=True) if runtime.verify else []
         if not bad:
@@ -145,6 +147,15 @@ def decide(step: Step, config: Config, inputs: Mapping[str, Artifact], runtime: 
     if step.check:
         return _decide_pin(step, config, inputs, runtime, [old for old in past if old.pin == mine.pin], bool(past))
     return Decision(None, _why_changed(past[0] if past else None, mine.config, inputs))
+
+
+def _moved_on(runtime: Runtime, promotion: Artifact) -> str:
+    """Why a model that was registered before is registered again: its alias went to another one since."""
+    alias = promotion.facts.get("alias") if promotion.kind == "promotion" else None
+    if alias is None:
+        return ""
+    model = promotions.holder(runtime.store, promotion.name, alias).facts["model"]
+    return "" if model == promotion.facts["model"] else f"the alias {alias} went to {model} since {promotion.ref}"
 
 
 def _decide_pin(

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from mmgen import artifact, config, steps
+from mmgen import artifact, config, promotions, steps
 from mmgen.runtime import Runtime
 from mmgen.sources import spoken_digits
 from mmgen.store import Store
@@ -120,7 +120,12 @@ def test_changing_only_the_generators_settings_redoes_only_what_comes_after(copi
     ran = [name for name, outcome in outcomes.items() if outcome.ran]
     assert ran == ["train-generator", "evaluate", "register"]
     assert [name for name, would in planned.items() if would] == ran
-    assert outcomes["register"].artifact.version == 2
+    assert promotions.resolve("digits@champion", copied) == outcomes["train-generator"].artifact
+    back = run(settings(rows), copied)
+    assert [name for name, outcome in back.items() if outcome.ran] == ["register"]
+    assert "went to" in back["register"].why
+    assert promotions.resolve("digits@champion", copied) == back["train-generator"].artifact
+    assert not any(outcome.ran for outcome in run(settings(rows), copied).values())
 
 
 def test_new_rows_make_new_shards_only_and_keep_what_is_fitted(copied, rows, tmp_path, first):

@@ -90,7 +90,7 @@ def test_new_rows_ask_the_steps_own_check_where_a_floor_is_set(runtime):
 def test_another_setting_or_refit_makes_it_anew(runtime):
     data = dataset(runtime.store, {"a": 100}, "1")
     fitted(runtime, configuration(), data)
-    other = decide(runtime, configuration(codecs={"image": {"width": 8}}), data)
+    other = decide(runtime, configuration(codecs={"image": {"depth": 3}}), data)
     assert (other.run, other.why) == (True, "its configuration or a fitted input changed")
     assert decide(Runtime(runtime.store, refit=True), configuration(), data).why == "--refit"
 
