@@ -1,3 +1,3 @@
--- run once by the database's own entry point; both belong to the user that it made
+-- run once by the entry point of the database image, as the user that it made
 CREATE DATABASE prefect;
 CREATE DATABASE mlflow;
