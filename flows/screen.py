@@ -25,9 +25,10 @@ def show_run(answer: dict[str, Any], store: str) -> None:
     for title, text in _lines(answer):
         console.print(f"{title:<12}{text}")
     if answer["examples"]:
-        console.print("\nexamples    given, made")
+        console.print(f"{'examples':<12}{answer['examples'][0]['files'][0].rpartition('/')[0]}")
         for each in answer["examples"]:
-            console.print(f"  {each['given']} → {each['made']}:  {'  '.join(map(str, each['files']))}")
+            given, made = (path.rpartition("/")[2] for path in each["files"])
+            console.print(f"{'':<12}{each['given']} → {each['made']}: {given} → {made}")
     if answer["model"]:
         console.print(f"\nmore          {_generate(answer['model'], store)}")
 

@@ -25,7 +25,8 @@ def summarise(store: Store, outcomes: Sequence[Mapping[str, Any]]) -> dict[str, 
     scores, model, promotion = made.get("evaluate"), made.get("train-generator"), made.get("register")
     if promotion is not None and model is None:
         model = artifact.load_link(store, promotion.inputs["generator"])
-    grids = scores.by_role("grid") if scores else ()
+    # pictures made of texts, where there are any, show the most
+    grids = sorted(scores.by_role("grid"), key=lambda entry: entry.facts["given"] != "text") if scores else []
     return {
         "dataset": data.ref if data else None,
         "counts": dict(data.facts["counts"]) if data else None,
