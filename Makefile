@@ -3,7 +3,8 @@
 #
 #   make demo     the whole line on the embedded data (ARGS="--quick" for a few minutes' worth)
 #   make test     the tests (ARGS="-k store" to choose); make test-slow: the slow-marked ones
-#   make check    format, lint, types, guards; make bench: ratios against peers, each printed by one command
+#   make check    format, lint, types, guards
+#   make bench    ratios against peers, on this machine
 
 # the first Python that is new enough, unless PYTHON is given
 PYTHON ?= $(shell for each in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -20,7 +21,7 @@ READY := .venv/.ready-$(shell { pwd; cat requirements.lock pyproject.toml; } | c
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow bench check format lint types guards bench lock derived tree clean
+.PHONY: help install demo test test-slow bench check format lint types guards lock derived tree clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -46,6 +47,7 @@ test: $(READY)
 test-slow: $(READY)
 	$(RUN) pytest -m slow $(ARGS)
 
+# ratios against peers
 bench: $(READY)
 	$(RUN) benchmarks.tars $(ARGS)
 
@@ -65,10 +67,6 @@ types: $(READY)
 
 guards: $(READY)
 	$(RUN) pytest -q tests/guards
-
-# ratios against peers
-bench: $(READY)
-	$(RUN) benchmarks.tars $(ARGS)
 
 # new versions within pyproject.toml's bounds and [tool.uv]'s constraints; then the files that repeat them
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header

@@ -91,3 +91,8 @@ def test_an_old_python_is_refused_in_words(project: Path) -> None:
     assert run.returncode != 0
     assert "Python 3.11" in run.stdout + run.stderr
     assert not (project / ".venv").exists()
+
+
+def test_the_makefile_says_each_thing_once(project: Path) -> None:
+    run = _make(project, "--dry-run", "install", f"PYTHON={project / 'fake-python'}")
+    assert run.stderr == ""
