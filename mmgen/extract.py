@@ -193,9 +193,7 @@ def read_media(store: Store, path: str) -> TarReader:
     return TarReader.open(store.local_path(path))
 
 
-def alternatives(
-    members: Mapping[str, bytes], slot: str, modality: Modality, about: Mapping[str, Any]
-) -> list[bytes]:
+def alternatives(members: Mapping[str, bytes], slot: str, modality: Modality, about: Mapping[str, Any]) -> list[bytes]:
     """The files of one slot of a sample: none if it is missing, several for a text with alternatives."""
     if modality == "text":
         return [text.encode() for text in about.get("texts", {}).get(slot, [])]

@@ -91,9 +91,7 @@ def fit_codec(
     return {"kind": config.kind, "args": args}, trained
 
 
-def _loader(
-    bench: Bench, samples: Samples, indices: np.ndarray, how: Preprocess, batch_size: int, seed: int
-) -> Loader:
+def _loader(bench: Bench, samples: Samples, indices: np.ndarray, how: Preprocess, batch_size: int, seed: int) -> Loader:
     return Loader(
         samples, batch_size=batch_size, seed=seed, to_value={VALUE: how.value}, indices=indices,
         rank=bench.world.rank, world=bench.world.size, device=bench.world.device,

@@ -163,9 +163,7 @@ class Job:
 class Bench:
     """The features of a step, opened, and the training of a network on them."""
 
-    def __init__(
-        self, runtime: Runtime, inputs: Mapping[str, Artifact], world: World, feature_set: FeatureSet
-    ) -> None:
+    def __init__(self, runtime: Runtime, inputs: Mapping[str, Artifact], world: World, feature_set: FeatureSet) -> None:
         self.runtime, self.inputs, self.world, self.feature_set = runtime, inputs, world, feature_set
         self.codecs = CodecSet.load(runtime.store, inputs["codecs"])
 

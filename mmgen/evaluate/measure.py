@@ -101,9 +101,7 @@ def take(batch: Batch, rows: Tensor, slots: Sequence[str]) -> Batch:
     values = {
         slot: value[rows] if slot in slots else torch.zeros_like(value[rows]) for slot, value in batch.values.items()
     }
-    masks = {
-        slot: mask[rows] if slot in slots else torch.zeros_like(mask[rows]) for slot, mask in batch.masks.items()
-    }
+    masks = {slot: mask[rows] if slot in slots else torch.zeros_like(mask[rows]) for slot, mask in batch.masks.items()}
     keys = [batch.keys[row] for row in rows.tolist()]
     return replace(
         batch, values=values, masks=masks, labels_B=batch.labels_B[rows], weights_B=batch.weights_B[rows], keys=keys

@@ -153,8 +153,9 @@ def test_a_package_brings_the_settings_that_it_was_scored_with(line: Line, model
     made, asked = line.made, {"guidance": 4.0, "joint_guidance": 3.0, "steps": 3}
     folder = save_package(line.store, made["fit"], made["train-fusion"], made["train-generator"], tmp_path / "p", asked)
     tuned = load_package(folder, device="cpu")
-    assert tuned.generate(text="one", to="image")["image"] == (
-        model.generate(text="one", to="image", guidance=4.0, steps=3)["image"]
+    assert (
+        tuned.generate(text="one", to="image")["image"]
+        == (model.generate(text="one", to="image", guidance=4.0, steps=3)["image"])
     )
     assert tuned.generate()["image"] == model.generate(guidance=3.0, steps=3)["image"]
 
