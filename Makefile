@@ -41,8 +41,9 @@ install: $(READY)
 demo: $(READY)
 	$(BIN)/mmgen demo $(ARGS)
 
+# a process a core; a file's tests stay together, for the fixtures that they share
 test: $(READY)
-	$(RUN) pytest $(ARGS)
+	$(RUN) pytest --numprocesses auto --dist loadfile $(ARGS)
 
 test-slow: $(READY)
 	$(RUN) pytest -m slow $(ARGS)

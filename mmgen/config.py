@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from mmgen.artifact import check_name
 from mmgen.codecs.config import CodecsConfig, JudgesConfig
 from mmgen.errors import ConfigError, unknown_name
 from mmgen.evaluate.config import EvaluateConfig, RegisterConfig
 from mmgen.fusion.config import FusionConfig
-from mmgen.generators.config import GeneratorConfig, JointFlowConfig
+from mmgen.generators.config import ConcatBaselineConfig, GeneratorConfig, JointFlowConfig
 from mmgen.modalities.config import AudioSlot, ImageSlot, SlotConfig, TextSlot
 from mmgen.settings import Settings
 from mmgen.shard_config import ShardConfig
@@ -55,6 +55,14 @@ class Config(Settings):
     @classmethod
     def _name(cls, name: str) -> str:
         return check_name(name)
+
+    @model_validator(mode="after")
+    def _generator_slots(self) -> Config:
+        if isinstance(self.generator, ConcatBaselineConfig):
+            for name in (*self.generator.encoders, self.generator.target):
+                if name not in self.slots:
+                    raise ValueError(f"generator: {unknown_name('slot', name, self.slots)}")
+        return self
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as plain data, as a manifest records it."""
@@ -157,7 +165,7 @@ def _explain(error: ValidationError) -> str:
             return f"{where}: missing; wanted a value{more}"
         case _:
             if first["type"] == "value_error":  # our own words already say what came
-                return f"{where}: {first['msg'].removeprefix('Value error, ')}{more}"
+                return f"{where}: ".removeprefix(": ") + first["msg"].removeprefix("Value error, ") + more
             came = "" if isinstance(first["input"], dict | list) else f", came {first['input']!r}"
             return f"{where}: {first['msg']}{came}{more}"
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from mmgen.artifact import Artifact, fingerprint
 from mmgen.config import Config
+from mmgen.errors import ConfigError
+from mmgen.store import sha256_file
 
 SCHEMA_VERSION = 1
 STEP_VERSIONS: dict[str, int] = {
@@ -64,12 +66,27 @@ def config_part(step: str, config: Config) -> dict[str, Any]:
         case "train-fusion":
             return _unpinned({"fusion": whole["fusion"]}) | {"seed": config.seed}
         case "train-generator":
-            return _unpinned({"generator": whole["generator"]}) | {"seed": config.seed}
+            return _unpinned({"generator": _weights_by_digest(whole["generator"])}) | {"seed": config.seed}
         case "evaluate":
             return {"evaluate": whole["evaluate"]}
         case "register":
             return {"registry": whole["registry"]}
     raise KeyError(step)
+
+
+def _weights_by_digest(generator: dict[str, Any]) -> dict[str, Any]:
+    """The generator's settings with the digest of weights to start from where their path stands. Raises ConfigError."""
+    encoders = dict(generator.get("encoders") or {})
+    for slot, encoder in encoders.items():
+        if encoder.get("weights"):
+            try:
+                encoders[slot] = {**encoder, "weights": f"sha256:{sha256_file(encoder['weights'])}"}
+            except OSError as error:
+                raise ConfigError(
+                    f"generator.encoders.{slot}.weights: wanted a local safetensors file, "
+                    f"came '{encoder['weights']}': {error.strerror}"
+                ) from error
+    return {**generator, "encoders": encoders} if encoders else generator
 
 
 def _unpinned(parts: dict[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,9 @@ for _name in [name for name in os.environ if name.startswith(_CALLERS)]:
     if not _name.endswith("CA_BUNDLE"):
         del os.environ[_name]
 os.environ.update(_QUIET)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # one process a core: more threads in each would only wait for one another
+    os.environ["OMP_NUM_THREADS"] = "1"
 _HOME = tempfile.TemporaryDirectory(prefix="mmgen-tests-")
 os.environ["PREFECT_HOME"] = f"{_HOME.name}/prefect"
 os.environ["MMGEN_CACHE"] = f"{_HOME.name}/cache"

@@ -10,6 +10,12 @@ from mmgen.steps import NAMES
 
 TABLE = {"kind": "table", "path": "a.csv", "text": "caption", "image": "picture"}
 
+BASELINE = {
+    "kind": "concat_baseline",
+    "encoders": {"text": {"kind": "bilstm_text"}, "image": {"kind": "resnet18_image"}},
+    "target": "image",
+}
+
 
 def build(**more):
     return config.build({"name": "mine", "source": TABLE, **more})
@@ -40,8 +46,7 @@ def test_what_the_user_says_is_laid_upon_the_recipe():
 
 
 def test_another_kind_replaces_the_recipes_section_whole():
-    encoders = {"text": {"kind": "bilstm_text"}, "image": {"kind": "resnet18_image"}}
-    made = build(generator={"kind": "concat_baseline", "encoders": encoders, "target": "image"})
+    made = build(generator=BASELINE)
     assert made.generator.kind == "concat_baseline"
 
 
@@ -66,6 +71,8 @@ def test_the_path_of_a_source_is_relative_to_the_configuration(tmp_path):
         ({"source": "a.csv"}, "source: wanted a mapping"),
         ({"validate": {"splits": {"train": 0.5}}}, "wanted shares that add up to 1"),
         ({"fusion": {"train": {"steps": 5, "epochs": 2}}}, "exactly one of steps and epochs"),
+        ({"generator": BASELINE | {"target": "imagee"}}, "unknown slot 'imagee': did you mean 'image'"),
+        ({"generator": BASELINE | {"encoders": {"audio": {"kind": "cnn_mel"}}}}, "unknown slot 'audio'"),
     ],
 )
 def test_a_mistake_is_answered_in_one_line_with_the_nearest_known_name(raw, wanted):
@@ -113,3 +120,17 @@ def test_paths_and_pin_policies_are_no_identity():
 def test_a_setting_touches_only_the_steps_whose_result_it_can_change(change, touched):
     one, two = build(), build(**change)
     assert {step for step in NAMES if identity(step, one, {}) != identity(step, two, {})} == touched
+
+
+def test_weights_to_start_from_are_their_bytes_not_their_path(tmp_path):
+    def named(name: str, data: bytes):
+        (tmp_path / name).write_bytes(data)
+        encoders = BASELINE["encoders"] | {"image": {"kind": "resnet18_image", "weights": str(tmp_path / name)}}
+        return build(generator=BASELINE | {"encoders": encoders})
+
+    one, moved, other = named("a", b"1"), named("b", b"1"), named("c", b"2")
+    assert identity("train-generator", one, {}) == identity("train-generator", moved, {})
+    assert identity("train-generator", one, {}) != identity("train-generator", other, {})
+    (tmp_path / "a").unlink()
+    with pytest.raises(ConfigError, match=r"generator.encoders.image.weights: wanted a local safetensors file"):
+        identity("train-generator", one, {})
