@@ -51,7 +51,9 @@ def test_the_first_target_installs_the_lock_and_the_second_nothing(project: Path
     assert _make(project, "test", given).returncode == 0
     assert [line.split()[:2] for line in _asked(project)] == [["-m", "pytest"]]
     assert _make(project, "test", given, "ARGS=-k store").returncode == 0
-    assert _asked(project) == ["-m pytest -k store"]
+    (asked,) = _asked(project)
+    assert asked.startswith("-m pytest ")
+    assert asked.endswith(" -k store")
 
 
 def test_a_new_lock_is_installed_and_a_touched_one_is_not(project: Path) -> None:
