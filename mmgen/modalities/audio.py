@@ -67,6 +67,19 @@ CONTENT_RULES = (
 )  # fmt: skip
 
 
+class _Bytes(io.BytesIO):
+    """Bytes that stay where they are when broken headers make the decoder seek before their start.
+
+    soundfile calls back from C, where an exception could only be printed.
+    """
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        try:
+            return super().seek(offset, whence)
+        except ValueError:
+            return self.tell()
+
+
 class AudioMedia:
     """Sound. Decoded: ((channels, frames) float32 in [-1, 1], rate in Hz)."""
 
@@ -104,7 +117,7 @@ class AudioMedia:
         if cut := _cut_off(data, ext):
             return Probe(ext, {}, (Finding("truncated", "reject", cut),))
         try:
-            with soundfile.SoundFile(io.BytesIO(data)) as stream:
+            with soundfile.SoundFile(_Bytes(data)) as stream:
                 rate, channels, declared = int(stream.samplerate), int(stream.channels), int(stream.frames)
                 header: Facts = {"seconds": declared / rate, "rate_hz": rate, "channels": channels}
                 if found := findings(HEADER_RULES, header, limits):
@@ -125,7 +138,7 @@ class AudioMedia:
     def decode(self, data: bytes) -> tuple[NDArray[np.float32], int]:
         """((channels, frames) float32, rate in Hz). Raises SourceError."""
         try:
-            samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+            samples, rate = soundfile.read(_Bytes(data), dtype="float32", always_2d=True)
         except _BROKEN as error:
             raise SourceError(f"audio: wanted sound that can be decoded, came {len(data)} bytes: {error}") from error
         return np.ascontiguousarray(samples.T), int(rate)
@@ -142,7 +155,7 @@ class AudioMedia:
     def thumbnail(self, data: bytes) -> Thumb | None:
         """Log-spectrogram, bands × time, in 0..1."""
         samples, rate = self.decode(data)
-        return _thumb(samples.mean(axis=0), rate)
+        return _thumb(_mono(samples), rate)
 
 
 def _cut_off(data: bytes, ext: str | None) -> str | None:
@@ -162,8 +175,15 @@ def _measure(samples: NDArray[np.float32], rate_hz: int) -> Facts:
     power = float(np.mean(np.square(samples, dtype=np.float64))) if samples.size else 0.0
     rms_db = 10 * math.log10(power) if power > 10 ** (QUIETEST_DB / 10) else QUIETEST_DB
     return {
-        "rms_db": round(rms_db, 3), "peak": round(peak, 6), "ahash": hash64(_thumb(samples.mean(axis=0), rate_hz)),
+        "rms_db": round(rms_db, 3), "peak": round(peak, 6), "ahash": hash64(_thumb(_mono(samples), rate_hz)),
     }  # fmt: skip
+
+
+def _mono(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The mean of the channels; what is beyond full scale is brought down to it, as its squares might be infinite."""
+    peak = np.abs(samples).max(initial=0.0)
+    mono: NDArray[np.float32] = (samples / peak if peak > 1 else samples).mean(axis=0)
+    return mono
 
 
 def _thumb(mono: NDArray[np.float32], rate_hz: int) -> Thumb:

@@ -199,3 +199,22 @@ def test_thumbnail_exists_at_any_rate(rate: int) -> None:
     thumb = thumbnail(encoded(sound(), rate=rate))
     assert np.isfinite(thumb).all()
     assert thumb.max() == 1
+
+
+def test_float_samples_far_beyond_full_scale_are_probed_without_overflow() -> None:
+    loud = np.full((2, 4_000), 3e38, np.float32) * np.sign(np.sin(np.arange(4_000) / 9)).astype(np.float32)
+    sink = io.BytesIO()
+    soundfile.write(sink, loud.T, 16_000, format="WAV", subtype="FLOAT")
+    probed = AudioMedia().probe(sink.getvalue(), CheckConfig())
+    assert probed.facts["peak"] > 1e38
+    assert AudioMedia().thumbnail(sink.getvalue()) is not None
+
+
+def test_broken_headers_print_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    sink = io.BytesIO()
+    soundfile.write(sink, np.zeros(4_000, np.float32), 16_000, format="AIFF")
+    whole = sink.getvalue()
+    for at in range(len(whole[:100])):
+        for value in (0, 128, 255):
+            AudioMedia().probe(whole[:at] + bytes([value]) + whole[at + 1 :], CheckConfig())
+    assert capfd.readouterr() == ("", "")
