@@ -8,7 +8,7 @@ from mmgen.settings import Settings
 
 
 class FloorsConfig(Settings):
-    """What the gate wants. The labelled floors count where there are judges, the others where there are none."""
+    """What the gate wants. Coherence counts where there are judges, retrieval where there are none."""
 
     mean_coherence: float = Field(0.8, ge=0, le=1)
     each_coherence: float = Field(0.6, ge=0, le=1)

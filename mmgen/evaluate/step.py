@@ -114,7 +114,7 @@ class Examiner:
 
     @property
     def labelled(self) -> bool:
-        """Whether there are judges; without them the fusion space decides."""
+        """Whether there are judges; without them retrieval in the fusion space takes the place of coherence."""
         return bool(self.panel.judges)
 
     @property
@@ -164,8 +164,7 @@ class Examiner:
             if isinstance(how, AudioPreprocess) and self._listens(exam, slot):
                 assert not isinstance(self.listener, str)
                 rows += listening.recognised_real(self.listener, how, self.codecs.labels, exam, slot)
-            if not self.labelled:
-                rows += measure.distance_floor(self._embed, exam.real, slot, self.settings.seed)
+            rows += measure.distance_floor(self._embed, exam.real, slot, self.settings.seed)
         return rows
 
     def _direction(self, exam: Exam, given: str, to: str) -> list[Score]:
@@ -179,8 +178,8 @@ class Examiner:
             rows += listening.recognised(self.listener, how, self.codecs.labels, exam, made)
         if not self.labelled:
             rows += measure.retrieval(self._embed, exam.real, made, self.settings.seed)
-            rows += measure.distance(self._embed, exam.real, made)
-        return rows
+        # beside coherence too: the same picture of its class every time is coherent, and far from the real ones
+        return rows + measure.distance(self._embed, exam.real, made)
 
     def _joint(self, exam: Exam) -> list[Score]:
         together = [slot for slot in self.maker.makes if slot in self.panel.slots]

@@ -80,6 +80,8 @@ def test_the_line_ends_in_a_promoted_model(first):
     promotion = outcomes["register"].artifact
     assert promotion.facts["alias"] == "champion"
     assert outcomes["evaluate"].artifact.passed
+    metrics = {row["metric"] for row in outcomes["evaluate"].artifact.facts["scores"]}
+    assert {"mean_coherence", "joint_coherence", "judge_accuracy", "kernel_distance"} <= metrics
     made = artifact.lineage(store, promotion)
     assert {each.kind for each in made.values()} >= {"model", "codecs", "features", "dataset", "verdicts", "staging"}
 

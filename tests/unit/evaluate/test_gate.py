@@ -58,6 +58,17 @@ def test_without_labels_retrieval_and_kernel_distance_decide() -> None:
     assert len(check([rows[0], rows[2]], FLOORS)[1]) == 1
 
 
+def test_coherent_but_collapsed_does_not_pass_where_a_ratio_is_set() -> None:
+    collapsed = [
+        row(scores.KERNEL_FLOOR, 0.0, made="image", high=0.01),
+        row(scores.KERNEL_DISTANCE, 0.5, "text", "image"),
+    ]
+    assert check([*labelled(), *collapsed], FLOORS)[1] == [
+        "kernel_distance text→image 0.5000 > 2 × the real data's 0.0100"
+    ]
+    assert check([*labelled(), *collapsed], FLOORS.model_copy(update={"kernel_ratio": None})) == (True, [])
+
+
 def test_a_table_that_measured_nothing_does_not_pass() -> None:
     assert check([], FLOORS)[0] is False
     assert check([row(scores.TEXT_EXACT, 1.0)], FLOORS)[0] is False

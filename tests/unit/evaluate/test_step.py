@@ -52,7 +52,7 @@ def test_a_labelled_line_is_scored_in_every_direction_beside_its_ceilings(line: 
     assert {"mean_coherence", "joint_coherence", "judge_accuracy", "reconstruction_coherence", "text_exact"} <= set(
         rows["metric"]
     )
-    assert rows.filter(pl.col("metric").is_in(["retrieval", "kernel_distance"])).is_empty()
+    assert rows.filter(pl.col("metric") == "retrieval").is_empty()
     assert set(rows["n"]) == {3}
     assert made.passed
     assert set(summary(made)) - {"recognised"} == {"mean_coherence", "joint_coherence"}
