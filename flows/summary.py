@@ -42,9 +42,10 @@ def summarise(store: Store, outcomes: Sequence[Mapping[str, Any]]) -> dict[str, 
 
 
 def score_rows(scores: Sequence[Mapping[str, Any]] | None) -> list[tuple[str, str, str, str]]:
-    """(what, value, 95% interval, n) of each score, as text for a table."""
+    """(what, value, 95% interval, n) of each score, metric by metric, as text for a table."""
     rows = []
-    for score in scores or ():
+    metrics = [score["metric"] for score in scores or ()]
+    for score in sorted(scores or (), key=lambda score: metrics.index(score["metric"])):
         arrow = " → ".join(part for part in (score["given"], score["made"]) if part)
         interval = f"{score['low']:.3f}–{score['high']:.3f}"
         rows.append((f"{score['metric']} {arrow}".strip(), f"{score['value']:.3f}", interval, str(score["n"])))
