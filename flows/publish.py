@@ -22,7 +22,8 @@ def publish(store: Store, name: str, outcomes: Sequence[dict[str, Any]]) -> None
             _link(found["report"]), "data report", key=f"{key}-report", description=str(found["dataset"])
         )
     if "register" in ran and found["card"]:
-        create_link_artifact(_link(found["card"]), "model card", key=f"{key}-card", description=str(found["model"]))
+        model = f"{found['model']['name']}@{found['model']['version']}"
+        create_link_artifact(_link(found["card"]), "model card", key=f"{key}-card", description=model)
     if "evaluate" in ran and (rows := score_rows(found["scores"])):
         lines = ["| score | value | 95% interval | n |", "|---|---|---|---|"]
         lines += [f"| {what} | {value} | {interval} | {n} |" for what, value, interval, n in rows]

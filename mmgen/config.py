@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from mmgen.artifact import check_name
 from mmgen.codecs.config import CodecsConfig, JudgesConfig
+from mmgen.encoders.config import ExtractConfig
 from mmgen.errors import ConfigError, unknown_name
 from mmgen.evaluate.config import EvaluateConfig, RegisterConfig
 from mmgen.fusion.config import FusionConfig
@@ -46,6 +47,7 @@ class Config(Settings):
     shard: ShardConfig = ShardConfig()
     codecs: CodecsConfig = CodecsConfig()
     judges: JudgesConfig = JudgesConfig()
+    extract: ExtractConfig = ExtractConfig()
     fusion: FusionConfig = FusionConfig()
     generator: GeneratorConfig = JointFlowConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -57,7 +59,10 @@ class Config(Settings):
         return check_name(name)
 
     @model_validator(mode="after")
-    def _generator_slots(self) -> Config:
+    def _slots_of_parts(self) -> Config:
+        for name in self.extract.encoders:
+            if name not in self.slots:
+                raise ValueError(f"extract.encoders: {unknown_name('slot', name, self.slots)}")
         if isinstance(self.generator, ConcatBaselineConfig):
             for name in (*self.generator.encoders, self.generator.target):
                 if name not in self.slots:

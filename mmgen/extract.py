@@ -15,9 +15,11 @@ import numpy as np
 import torch
 
 from mmgen import artifact as artifacts
+from mmgen import embeddings
 from mmgen.artifact import Artifact, Draft, FileEntry, fingerprint
 from mmgen.codec_set import CodecSet, read_slots
 from mmgen.config import Config
+from mmgen.encoders.config import ExtractConfig
 from mmgen.errors import IntegrityError
 from mmgen.features import FeatureSet, FeatureShard, SlotLayout, SlotRows, path_of, to_bytes
 from mmgen.identity import STEP_VERSIONS, identity
@@ -30,11 +32,13 @@ from mmgen.store import Store, sha256
 from mmgen.tars import TarReader, key_of, safe_key
 from mmgen.training.parallel import pick_device
 
-SETS: tuple[FeatureSet, ...] = ("tensors", "latents")
+SETS: tuple[FeatureSet, ...] = ("tensors", "latents")  # the sets that there always are
 
 
 def extract(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> Artifact:
-    """Feature shards of every media shard: `tensors` and `latents`. inputs: roles dataset, codecs.
+    """Feature shards of every media shard: `tensors`, `latents`, and `embeddings` of the encoders that are configured.
+
+    inputs: roles dataset, codecs.
 
     Raises IntegrityError if a media shard or an existing feature file is not what its manifest says.
     """
@@ -44,12 +48,17 @@ def extract(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) ->
     tensors = tensor_plan(codecs.config["slots"], codecs.by_role("tokenizer"))
     latents = latent_plan(codecs)
     known = known_files(store, config.name)
+    plans = [tensors, latents]
+    if config.extract.encoders:
+        plans.append(embedding_plan(config.extract, codecs, tensors))
     made = ensure(runtime, dataset, tensors, known)
-    made += ensure(runtime, dataset, latents, known, {entry.facts["digest"]: entry.path for entry in made})
+    sources = {entry.facts["digest"]: entry.path for entry in made}
+    for plan in plans[1:]:
+        made += ensure(runtime, dataset, plan, known, sources)
     for entry in made:
         draft.adopt(entry)
     facts = {
-        "sets": {plan.feature_set: plan.fingerprint for plan in (tensors, latents)},
+        "sets": {plan.feature_set: plan.fingerprint for plan in plans},
         "slots": {slot: settings["modality"] for slot, settings in codecs.config["slots"].items()},
         "labels": codecs.facts["labels"],
         "splits": dataset.facts["splits"],
@@ -95,6 +104,12 @@ def latent_plan(codecs: Artifact) -> Plan:
     return Plan("latents", mine, json.dumps({"codecs": codecs.ref}))
 
 
+def embedding_plan(settings: ExtractConfig, codecs: Artifact, tensors: Plan) -> Plan:
+    """Vectors of frozen encoders over these tensors. Raises ConfigError."""
+    mine = embeddings.identity_of(settings.encoders, tensors.fingerprint)
+    return Plan("embeddings", mine, embeddings.recipe_of(settings.encoders, codecs))
+
+
 def known_files(store: Store, name: str) -> dict[str, FileEntry]:
     """Path → what earlier versions recorded of it."""
     return {
@@ -117,7 +132,7 @@ def ensure(
 ) -> list[FileEntry]:
     """The feature files of every media shard (of `splits`), made where they are missing.
 
-    sources: media digest → tensors file, for latents.
+    sources: media digest → tensors file, for what is made from tensors.
     """
     store = runtime.store
     shards = [shard for shard in dataset.by_role("shard") if splits is None or shard.facts["split"] in splits]
@@ -179,7 +194,15 @@ def make_file(
     if feature_set == "tensors":
         data = _tensors(store, media, digest, mark, plan)
     else:
-        data = _latents(store, source, digest, mark, plan, device)
+        reference = artifacts.Reference.parse(plan["codecs"])
+        assert reference.version is not None
+        where = pick_device(device)
+        codecs = CodecSet.load(store, artifacts.load(store, "codecs", reference.name, reference.version)).to(where)
+        shard = FeatureShard.open(store.local_path(source))
+        if feature_set == "latents":
+            data = _latents(codecs, shard, digest, mark, where)
+        else:
+            data = embeddings.embed_file(codecs, shard, mark, digest, plan["encoders"], where)
     store.write(path_of(mark, digest), data)
     return len(data), sha256(data)
 
@@ -229,12 +252,7 @@ def _tensors(store: Store, media: str, digest: str, mark: str, plan: Mapping[str
 # ---------------------------------------------------------------- latents
 
 
-def _latents(store: Store, source: str, digest: str, mark: str, plan: Mapping[str, Any], device: str) -> bytes:
-    reference = artifacts.Reference.parse(plan["codecs"])
-    assert reference.version is not None
-    where = pick_device(device)
-    codecs = CodecSet.load(store, artifacts.load(store, "codecs", reference.name, reference.version)).to(where)
-    shard = FeatureShard.open(store.local_path(source))
+def _latents(codecs: CodecSet, shard: FeatureShard, digest: str, mark: str, where: torch.device) -> bytes:
     layouts, slots = {}, {}
     for slot, rows in shard.slots.items():
         layouts[slot] = SlotLayout(shard.layouts[slot].modality, codecs.latent_shape(slot), "float32")

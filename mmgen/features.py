@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from mmgen.errors import IntegrityError, StoreError
 
-FeatureSet = Literal["tensors", "latents"]
+FeatureSet = Literal["tensors", "latents", "embeddings"]
 FORMAT = 1
 _ARROW = {"uint8": pa.uint8(), "int32": pa.int32(), "float16": pa.float16(), "float32": pa.float32()}
 

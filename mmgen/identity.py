@@ -62,11 +62,11 @@ def config_part(step: str, config: Config) -> dict[str, Any]:
             parts = {"codecs": whole["codecs"], "judges": whole["judges"], "slots": slots}
             return _unpinned(parts) | {"seed": config.seed, "evalset_samples": config.evaluate.max_samples}
         case "extract":
-            return {"slots": slots}
+            return {"slots": slots, **(_by_digest(whole["extract"]) if config.extract.encoders else {})}
         case "train-fusion":
             return _unpinned({"fusion": whole["fusion"]}) | {"seed": config.seed}
         case "train-generator":
-            return _unpinned({"generator": _weights_by_digest(whole["generator"])}) | {"seed": config.seed}
+            return _unpinned({"generator": _by_digest(whole["generator"])}) | {"seed": config.seed}
         case "evaluate":
             return {"evaluate": whole["evaluate"]}
         case "register":
@@ -74,19 +74,24 @@ def config_part(step: str, config: Config) -> dict[str, Any]:
     raise KeyError(step)
 
 
-def _weights_by_digest(generator: dict[str, Any]) -> dict[str, Any]:
-    """The generator's settings with the digest of weights to start from where their path stands. Raises ConfigError."""
-    encoders = dict(generator.get("encoders") or {})
-    for slot, encoder in encoders.items():
-        if encoder.get("weights"):
-            try:
-                encoders[slot] = {**encoder, "weights": f"sha256:{sha256_file(encoder['weights'])}"}
-            except OSError as error:
-                raise ConfigError(
-                    f"generator.encoders.{slot}.weights: wanted a local safetensors file, "
-                    f"came '{encoder['weights']}': {error.strerror}"
-                ) from error
-    return {**generator, "encoders": encoders} if encoders else generator
+def weights_digest(slot: str, path: str | None) -> str | None:
+    """What weights to start from count by: their bytes, not their path. Raises ConfigError if they cannot be read."""
+    if path is None:
+        return None
+    try:
+        return f"sha256:{sha256_file(path)}"
+    except OSError as error:
+        wanted = f"encoders.{slot}.weights: wanted a local safetensors file"
+        raise ConfigError(f"{wanted}, came '{path}': {error.strerror}") from error
+
+
+def _by_digest(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with `encoders`, whose weights count by their bytes."""
+    encoders = settings.get("encoders")
+    if not encoders:
+        return settings
+    counted = {slot: {**each, "weights": weights_digest(slot, each["weights"])} for slot, each in encoders.items()}
+    return {**settings, "encoders": counted}
 
 
 def _unpinned(parts: dict[str, Any]) -> dict[str, Any]:

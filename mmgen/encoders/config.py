@@ -1,8 +1,10 @@
-"""Settings of the trainable encoders."""
+"""Settings of the encoders, and of the features that frozen ones give."""
 
 from __future__ import annotations
 
 from typing import Literal
+
+from pydantic import Field
 
 from mmgen.settings import Settings
 
@@ -15,3 +17,10 @@ class EncoderConfig(Settings):
     width: int = 256
     #: local safetensors to start from; None: random
     weights: str | None = None
+
+
+class ExtractConfig(Settings):
+    """What `extract` makes beside tensors and latents."""
+
+    #: slot → a frozen encoder, whose vectors are cached as the feature set `embeddings`
+    encoders: dict[str, EncoderConfig] = Field(default_factory=dict)

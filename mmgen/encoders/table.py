@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
 from mmgen.encoders.base import Encoder
 from mmgen.encoders.convolutional import ConvEncoder, ResNet18Encoder
 from mmgen.encoders.recurrent import RowsEncoder, TextEncoder
@@ -24,7 +29,8 @@ def make_encoder(
 ) -> Encoder:
     """The encoder `kind` for a slot of `modality` whose values have `shape` (see Encoder).
 
-    Raises ConfigError for an unknown kind, one that cannot read this modality, or weights where it takes none.
+    weights: local safetensors of torchvision's resnet18, or of this encoder's own tensors. Raises ConfigError for an
+    unknown kind, one that cannot read this modality, or weights that do not fit.
     """
     if kind not in ENCODERS:
         raise ConfigError(unknown_name("encoder", kind, ENCODERS))
@@ -34,6 +40,19 @@ def make_encoder(
         raise ConfigError(unknown_name(f"encoder for {modality} slots", kind, able))
     if chosen is ResNet18Encoder:
         return ResNet18Encoder(shape, width, weights)
+    made = chosen(shape, width)
     if weights is not None:
-        raise ConfigError(f"encoders.weights: '{kind}' starts at random; only resnet18_image takes a file")
-    return chosen(shape, width)
+        _start_from(made, kind, weights)
+    return made
+
+
+def _start_from(encoder: Encoder, kind: str, path: str) -> None:
+    """Load the encoder's own tensors. Raises ConfigError."""
+    if not Path(path).is_file():
+        raise ConfigError(f"encoders.weights: no file at {path}; wanted local safetensors, or null for random")
+    try:
+        encoder.load_state_dict(load_file(path))
+    except (RuntimeError, SafetensorError) as error:
+        raise ConfigError(
+            f"encoders.weights: {path} is not a {kind} of this size: {' '.join(str(error).split())[:200]}"
+        ) from error

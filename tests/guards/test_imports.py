@@ -19,8 +19,8 @@ ORDER = (
     "shards",
     # the torch line
     "preprocess", "features", "batches", "codecs", "encoders", "fusion", "generators", "training",
-    "codec_set", "extract", "maker", "generate", "evaluate", "fit_parts", "fit_judges", "evalset", "fit", "train",
-    "evaluate.step", "served_model", "registry",
+    "codec_set", "embeddings", "extract", "maker", "generate", "evaluate", "fit_parts", "fit_judges", "evalset", "fit",
+    "train", "evaluate.step", "served_model", "registry",
     # decides which of them runs, and imports the one that does
     "steps",
 )  # fmt: skip

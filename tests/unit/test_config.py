@@ -71,6 +71,7 @@ def test_the_path_of_a_source_is_relative_to_the_configuration(tmp_path):
         ({"source": "a.csv"}, "source: wanted a mapping"),
         ({"validate": {"splits": {"train": 0.5}}}, "wanted shares that add up to 1"),
         ({"fusion": {"train": {"steps": 5, "epochs": 2}}}, "exactly one of steps and epochs"),
+        ({"extract": {"encoders": {"imag": {"kind": "cnn_image"}}}}, "unknown slot 'imag': did you mean 'image'"),
         ({"generator": BASELINE | {"target": "imagee"}}, "unknown slot 'imagee': did you mean 'image'"),
         ({"generator": BASELINE | {"encoders": {"audio": {"kind": "cnn_mel"}}}}, "unknown slot 'audio'"),
     ],
@@ -114,6 +115,7 @@ def test_paths_and_pin_policies_are_no_identity():
         ({"shard": {"max_samples": 10}}, {"shard"}),
         ({"evaluate": {"guidance": 5.0}}, {"evaluate"}),
         ({"slots": {"image": {"size_px": 64}}}, {"validate", "fit", "extract"}),
+        ({"extract": {"encoders": {"image": {"kind": "cnn_image"}}}}, {"extract"}),
         ({"source": {**TABLE, "image": "photo"}}, {"ingest"}),
     ],
 )
@@ -132,5 +134,5 @@ def test_weights_to_start_from_are_their_bytes_not_their_path(tmp_path):
     assert identity("train-generator", one, {}) == identity("train-generator", moved, {})
     assert identity("train-generator", one, {}) != identity("train-generator", other, {})
     (tmp_path / "a").unlink()
-    with pytest.raises(ConfigError, match=r"generator.encoders.image.weights: wanted a local safetensors file"):
+    with pytest.raises(ConfigError, match=r"encoders.image.weights: wanted a local safetensors file"):
         identity("train-generator", one, {})

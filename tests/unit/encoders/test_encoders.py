@@ -72,7 +72,7 @@ def test_weights_that_are_not_there_or_of_another_network_are_refused(tmp_path: 
     save_file({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "part.safetensors")
     with pytest.raises(ConfigError, match=r"not torchvision's resnet18: .* missing"):
         make_encoder("resnet18_image", "image", (3, 32, 32), 16, str(tmp_path / "part.safetensors"))
-    with pytest.raises(ConfigError, match="only resnet18_image takes a file"):
+    with pytest.raises(ConfigError, match="is not a cnn_image of this size"):
         make_encoder("cnn_image", "image", (3, 32, 32), 16, str(tmp_path / "part.safetensors"))
 
 
