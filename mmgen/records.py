@@ -13,14 +13,6 @@ Stage = Literal["source", "ingest", "validate"]
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
-    """A named place of a sample; its name is the modality for the three default slots."""
-
-    name: str
-    modality: Modality
-
-
-@dataclass(frozen=True, slots=True)
 class MediaRef:
     """Where the bytes of an image or audio slot are.
 

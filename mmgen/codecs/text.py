@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from mmgen.codecs.grid import gaussian_kl
 
 PAD, BOS, EOS = 0, 1, 2
-SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>")
 
 
 class TransformerBlock(nn.Module):

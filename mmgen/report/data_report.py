@@ -100,11 +100,6 @@ def _identity(config: Config) -> dict[str, Any]:
     return whole
 
 
-def _first_rows(staging: Artifact) -> list[int]:
-    """Where each staging batch begins."""
-    return [int(entry.facts["first_row"]) for entry in staging.by_role("tar")]
-
-
 def _kept(facts: pl.DataFrame, decision: Judged, slots: Mapping[str, str]) -> pl.DataFrame:
     """Facts of the kept rows with their assigned split; dropped slots count as absent."""
     judged = decision.verdicts.filter(pl.col("verdict") == "kept").select(

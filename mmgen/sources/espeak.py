@@ -21,7 +21,7 @@ from mmgen.errors import UserError
 # names of speak_lib.h
 AUDIO_OUTPUT_SYNCHRONOUS = 2
 INITIALIZE_DONT_EXIT = 0x8000
-ESPEAK_RATE, ESPEAK_VOLUME, ESPEAK_PITCH = 1, 2, 3
+ESPEAK_RATE, ESPEAK_PITCH = 1, 3
 POS_CHARACTER, CHARS_UTF8 = 1, 1
 
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
