@@ -56,6 +56,26 @@ def source_digest(config: Config, runtime: Runtime) -> str:
     return plans.digest()
 
 
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What ingest would do. inputs: rows of the source. rows: of batches that are not staged yet, with their bytes."""
+
+    inputs: int
+    rows: int
+    size_bytes: int
+
+
+def pending(config: Config, runtime: Runtime) -> Pending:
+    """What is new or changed in the source, by batches; a batch with one changed row is read again whole."""
+    inputs, rows, size = 0, 0, 0
+    for plan in _Plans(config, runtime):
+        inputs += len(plan.rows)
+        if find_batch(runtime.store, plan.name) is None:
+            rows += len(plan.rows)
+            size += plan.size_bytes
+    return Pending(inputs, rows, size)
+
+
 def _commit(
     config: Config, inputs: Mapping[str, Artifact], runtime: Runtime, names: list[str], digest: str, *, fresh: int
 ) -> Artifact:

@@ -95,8 +95,12 @@ def test_a_plan_does_nothing(first: tuple[Store, Any], config: Path) -> None:
     before = store.walk()
     code, out, err = finish(start("run", str(config), "--plan", "--store", store.uri, "--json"))
     assert code == 0, err
-    planned = {each["step"]: each["run"] for each in json.loads(out)["steps"]}
+    answer = json.loads(out)
+    planned = {each["step"]: each["run"] for each in answer["steps"]}
     assert [name for name, would in planned.items() if not would] == ["ingest", "validate", "shard"]
+    assert answer["rows"]["inputs"] == answer["rows"]["before"] > 0
+    assert answer["rows"]["to_read"] == answer["disk_needed_bytes"] == 0
+    assert answer["disk_free_bytes"] > 0
     assert store.walk() == before
 
 

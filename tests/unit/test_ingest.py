@@ -19,7 +19,7 @@ from mmgen import staging
 from mmgen.artifact import Artifact, damaged
 from mmgen.config import Config
 from mmgen.errors import ConfigError, IntegrityError, SourceError
-from mmgen.ingest import ingest, source_digest
+from mmgen.ingest import Pending, ingest, pending, source_digest
 from mmgen.runtime import Runtime, map_local
 from mmgen.store import Store, sha256
 from mmgen.tars import TarReader, pack
@@ -145,6 +145,20 @@ def test_appended_rows_read_only_the_batches_that_changed(tmp_path: Path, runtim
     assert second.facts["rows"] == 30
     assert {entry.path for entry in first.by_role("tar")[:2]} < {entry.path for entry in second.by_role("tar")}
     assert staging.read_facts(runtime.store, second)["row"].to_list() == list(range(30))
+
+
+def test_what_is_pending_is_told_without_staging_anything(tmp_path: Path, runtime: Runtime) -> None:
+    table = make_source(tmp_path / "a", 20)
+    config = make_config(table, ingest={"batch_rows": 8})
+    first = pending(config, runtime)
+    assert (first.inputs, first.rows) == (20, 20)
+    assert first.size_bytes > 0
+    assert not runtime.store.names("staging")
+    ingest(config, {}, runtime)
+    assert pending(config, runtime) == Pending(20, 0, 0)
+    grown = pending(make_config(make_source(tmp_path / "b", 22), ingest={"batch_rows": 8}), runtime)
+    # the last batch of 4 rows has 6 now
+    assert (grown.inputs, grown.rows) == (22, 6)
 
 
 def test_a_changed_file_reads_only_its_batch_and_rehash_finds_hidden_changes(tmp_path: Path, runtime: Runtime) -> None:
