@@ -8,7 +8,10 @@ from typing import Any
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
+from flows.line_run import LogProgress, watching
 from flows.summary import score_rows, summarise
+from mmgen import artifact
+from mmgen.errors import ConfigError, OutsideError
 from mmgen.store import Store
 
 
@@ -17,10 +20,6 @@ def publish(store: Store, name: str, outcomes: Sequence[dict[str, Any]]) -> None
     ran = {outcome["step"] for outcome in outcomes if outcome["ran"]}
     found = summarise(store, outcomes)
     key = re.sub(r"[^a-z0-9]+", "-", name)
-    if ran & {"validate", "shard"} and found["report"]:
-        create_link_artifact(
-            _link(found["report"]), "data report", key=f"{key}-report", description=str(found["dataset"])
-        )
     if "register" in ran and found["card"]:
         model = f"{found['model']['name']}@{found['model']['version']}"
         create_link_artifact(_link(found["card"]), "model card", key=f"{key}-card", description=model)
@@ -28,6 +27,28 @@ def publish(store: Store, name: str, outcomes: Sequence[dict[str, Any]]) -> None
         lines = ["| score | value | 95% interval | n |", "|---|---|---|---|"]
         lines += [f"| {what} | {value} | {interval} | {n} |" for what, value, interval, n in rows]
         create_markdown_artifact("\n".join(lines), key=f"{key}-scores")
+
+
+def publish_data(store: Store, name: str, before: int) -> None:
+    """Link the report of a dataset version later than `before` in Prefect and log it to MLflow, gate passed or not.
+
+    MLflow is a view: that it is away stops nothing, and is said.
+    """
+    verdicts = artifact.latest(store, "verdicts", name)
+    if verdicts is None or verdicts.version <= before or not verdicts.by_role("report"):
+        return
+    made = artifact.latest(store, "dataset", name)
+    data = made if made is not None and made.version == verdicts.version else verdicts
+    said = data.ref if data.passed else f"{data.ref}: its gate said no: {'; '.join(data.facts['gate'])}"
+    key = re.sub(r"[^a-z0-9]+", "-", name)
+    create_link_artifact(_link(store.full(f"{data.folder}/report.html")), "data report", key=f"{key}-report",
+                         description=said)  # fmt: skip
+    from mmgen.dataset_log import log_version  # MLflow takes seconds to import: only when there is something to log
+
+    try:
+        log_version(store, data)
+    except (OutsideError, ConfigError) as error:
+        watching.get(LogProgress()).say(f"the data report was not logged to MLflow: {error}")
 
 
 def _link(path: str) -> str:

@@ -1,38 +1,24 @@
 """`register`: the model's package and card into the store, its line into the ledger, and a view of both into MLflow.
 
-With served_model.py the only door to MLflow. Everything that MLflow is told comes from committed artifacts, so its
-database can be made again from the store (`rebuild`). Only MlflowClient is used: MLflow's global state, which
-belongs to the caller's own runs, stays untouched.
+Everything that MLflow is told comes from committed artifacts, so its database can be made again from the store
+(`rebuild`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
-import os
 import tempfile
 import time
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
-# read while mlflow is imported: no telemetry, no progress bars, no advertisements; what the caller set stays
-os.environ.update(
-    {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-        "MLFLOW_PRINT_MODEL_URLS_ON_CREATION": "false",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-        "GIT_PYTHON_REFRESH": "quiet",
-    }
-    | dict(os.environ)
-)
+# first: it settles what MLflow reads from the environment while it is imported
+from mmgen.mlflow_client import FINGERPRINT_TAG, client_of, dataset_input, experiment_of, log_metrics
 
+# isort: split
 import mlflow.pyfunc
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelStatus, Metric, Param
@@ -44,19 +30,17 @@ from mmgen import artifact as artifacts
 from mmgen import generate, promotions
 from mmgen.artifact import Artifact, Draft, FileEntry
 from mmgen.config import Config
-from mmgen.errors import OutsideError
 from mmgen.identity import identity
 from mmgen.report import card
 from mmgen.report.curves import read_curves
 from mmgen.report.score_tables import HELD_OUT, TEST, flat_scores
 from mmgen.runtime import Runtime, circumstance
 from mmgen.store import Store
-from mmgen.tracking import embedded_files, set_moved_aside, shown, tracking_uri
+from mmgen.tracking import shown, tracking_uri
 
-FINGERPRINT_TAG = "mmgen.fingerprint"
 #: what the served model needs where it is served, in the versions that it was made with
 SERVED_WITH = ("mmgen", "torch", "torchaudio", "safetensors", "tokenizers", "soundfile", "pillow", "numpy", "pandas")
-_METRICS_PER_BATCH, _PARAMS_PER_BATCH = 1000, 100
+_PARAMS_PER_BATCH = 100
 _LONGEST_PARAM, _LONGEST_TAG = 6000, 5000
 
 
@@ -96,7 +80,7 @@ def register(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -
     draft.put("card.html", page, "card")
     draft.put("card.json", twin, "card-json")
     line = _Line(config.name, draft.version, what.fingerprint, parts, tuple(draft.files), alias, why, runtime.run)
-    with _client(store) as client:
+    with client_of(store) as client:
         if promotions.ledger(store, config.name) and not _known_versions(client, config.name):
             _rebuild(client, store, config.name)
         logged = _log(client, store, line)
@@ -128,29 +112,6 @@ def _decide(config: Config, scores: Artifact) -> tuple[str | None, str]:
 # ---------------------------------------------------------------- MLflow
 
 
-@contextlib.contextmanager
-def _client(store: Store) -> Iterator[MlflowClient]:
-    """A client of the tracking server, with its chatter off and its failures told as ours."""
-    uri = tracking_uri(store)
-    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if embedded_files(store):
-                set_moved_aside(store)
-            yield MlflowClient(uri, uri)
-    except MlflowException as error:
-        raise OutsideError(f"MLflow at {shown(uri)} said no: {' '.join(str(error).split())[:500]}") from error
-    except OSError as error:
-        raise OutsideError(f"MLflow at {shown(uri)} did not take the files: {error}") from error
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
 def _log(client: MlflowClient, store: Store, line: _Line) -> dict[str, str]:
     """Tell MLflow of one promotion: a run, a model version, its alias. Returns {"name", "version", "run"}.
 
@@ -159,7 +120,7 @@ def _log(client: MlflowClient, store: Store, line: _Line) -> dict[str, str]:
     """
     found = _logged_version(client, line)
     if found is None:
-        experiment = _experiment(client, store, line.name)
+        experiment = experiment_of(client, store, line.name)
         found = _log_run(client, experiment, store, line)
     if line.alias:
         client.set_registered_model_alias(line.name, line.alias, found["version"])
@@ -173,6 +134,8 @@ def _log_run(client: MlflowClient, experiment: str, store: Store, line: _Line) -
     try:
         with tempfile.TemporaryDirectory(prefix="mmgen-") as scratch:
             _log_numbers(client, run, store, line.parts)
+            if "dataset" in line.parts:
+                client.log_inputs(run, [dataset_input(store, line.parts["dataset"])])
             client.log_artifacts(run, str(_pages(store, line, Path(scratch) / "run")))
             model = _log_model(client, experiment, run, store, line, Path(scratch))
         _ensure_registered(client, line.name)
@@ -203,17 +166,6 @@ def _logged_version(client: MlflowClient, line: _Line) -> dict[str, str] | None:
         if each.tags.get(FINGERPRINT_TAG) == line.fingerprint and each.status == "READY":
             return {"name": line.name, "version": str(each.version), "run": str(each.run_id)}
     return None
-
-
-def _experiment(client: MlflowClient, store: Store, name: str) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        # beside the embedded database the files stay in the store too; a server has its own place for them
-        inside = embedded_files(store)
-        return str(client.create_experiment(name, artifact_location=inside.as_uri() if inside else None))
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    return str(found.experiment_id)
 
 
 def _tags(line: _Line) -> dict[str, str]:
@@ -247,8 +199,7 @@ def _log_numbers(client: MlflowClient, run: str, store: Store, parts: Mapping[st
         for curve in read_curves(store, parts[role])
         for step, value in curve.points
     ]
-    for start in range(0, len(metrics), _METRICS_PER_BATCH):
-        client.log_batch(run, metrics=metrics[start : start + _METRICS_PER_BATCH])
+    log_metrics(client, run, metrics)
 
 
 def _flat(value: Any, path: str = "") -> dict[str, str]:
@@ -321,7 +272,7 @@ def rebuild(store: Store) -> list[str]:
     For a database that was lost or replaced by a server. Version numbers come back as the ledger has them, unless
     MLflow already gave them to something else, which the line then says. Raises OutsideError.
     """
-    with _client(store) as client:
+    with client_of(store) as client:
         return [told for name in artifacts.names(store, "promotion") for told in _rebuild(client, store, name)]
 
 

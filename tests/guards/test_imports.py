@@ -20,7 +20,7 @@ ORDER = (
     # the torch line
     "preprocess", "features", "batches", "codecs", "encoders", "fusion", "generators", "training",
     "codec_set", "embeddings", "extract", "maker", "generate", "evaluate", "fit_parts", "fit_judges", "evalset", "fit",
-    "train", "evaluate.step", "served_model", "registry",
+    "train", "evaluate.step", "mlflow_client", "dataset_log", "served_model", "registry",
     # decides which of them runs, and imports the one that does
     "steps",
 )  # fmt: skip
@@ -30,7 +30,7 @@ CONFIGS = ("mmgen.config", "mmgen.shard_config", "mmgen.validate_config")
 
 DOORS = {
     "prefect": ("flows.",),
-    "mlflow": ("mmgen.registry.", "mmgen.served_model."),
+    "mlflow": ("mmgen.registry.", "mmgen.served_model.", "mmgen.mlflow_client.", "mmgen.dataset_log."),
     "webdataset": ("mmgen.tars.",),
     "fsspec": ("mmgen.store.",),
     "pickle": (),
