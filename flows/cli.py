@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flows import cli_data
 from flows.endings import Group, SaidNo, ending
 from mmgen.errors import ConfigError
 
@@ -289,6 +290,9 @@ def deploy(
     from flows.deployments import apply, show_applied
 
     _answer(as_json, apply(config, store, cron=cron, gpu=gpu, workers=workers or _cores()), show_applied)
+
+
+cli_data.add(app, _answer)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -40,7 +40,7 @@ _METRICS_PER_BATCH = 1000
 
 @contextlib.contextmanager
 def client_of(store: Store) -> Iterator[MlflowClient]:
-    """A client of the tracking server. Raises ConfigError (see `tracking_uri`), OutsideError for what MLflow refuses."""
+    """A client of the tracking server. Raises ConfigError (`tracking_uri`), OutsideError for what MLflow refuses."""
     uri = tracking_uri(store)
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
     levels = [logger.level for logger in loggers]

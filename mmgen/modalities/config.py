@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from mmgen.reasons import Override, check_overrides
 from mmgen.settings import Settings
 
 
@@ -72,3 +73,11 @@ class CheckConfig(Settings):
     #: an image whose pixels deviate less than this (of full scale) is blank
     blank_image_std: float = Field(0.002, ge=0, le=1)
     max_text_chars: int = 10_000
+    #: what tunable rules do instead of their usual: reason → reject, flag or off (`mmgen checks` lists them)
+    severity: dict[str, Override] = Field(default_factory=dict)
+
+    @field_validator("severity")
+    @classmethod
+    def _known(cls, severity: dict[str, Override]) -> dict[str, Override]:
+        check_overrides(severity)
+        return dict(sorted(severity.items()))

@@ -38,9 +38,13 @@ class Rule:
 
 
 def findings(rules: Iterable[Rule], facts: Mapping[str, Any], limits: CheckConfig) -> list[Finding]:
-    """The rules that `facts` break, in their order."""
-    found = ((rule, rule.breaks(facts, limits)) for rule in rules)
-    return [Finding(rule.reason, rule.severity, message) for rule, message in found if message is not None]
+    """The rules that `facts` break, in their order, with the severity that the configuration gives them."""
+    found = []
+    for rule in rules:
+        severity = limits.severity.get(rule.reason, rule.severity)
+        if severity != "off" and (message := rule.breaks(facts, limits)) is not None:
+            found.append(Finding(rule.reason, severity, message))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

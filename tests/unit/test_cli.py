@@ -31,6 +31,7 @@ OPTIONS = {
         "--text", "--image", "--audio", "--slot", "--to", "--num", "--guidance", "--steps", "--seed", "--out",
         "--store", "--device", "--json",
     },
+    "checks": {"--json"},
     "ls": {"--store", "--json"},
     "show": {"--store", "--json"},
     "verify": {"--store", "--json"},

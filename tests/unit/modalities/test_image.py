@@ -196,3 +196,12 @@ def test_hash_and_thumbnail_survive_another_size_and_format_but_tell_pictures_ap
     assert similarity(thumbs[0], thumbs[1]) > 0.99
     assert similarity(thumbs[0], thumbs[2]) < 0.8
     assert similarity(thumbs[0], np.zeros_like(thumbs[0])) == 0
+
+
+def test_a_tunable_rule_does_what_the_configuration_says() -> None:
+    data = MEDIA.encode(np.full((16, 16, 3), 128, np.uint8))
+    effects = {}
+    for severity in ("reject", "flag", "off"):
+        found = MEDIA.probe(data, CheckConfig(severity={"blank": severity})).findings
+        effects[severity] = [(each.reason, each.severity) for each in found]
+    assert effects == {"reject": [("blank", "reject")], "flag": [("blank", "flag")], "off": []}
