@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import webdataset
 
-from mmgen.tars import TarReader, pack, web_dataset
+from mmgen.tars import TarReader, TarWriter, web_dataset
 
 
 def samples(count: int) -> list[dict[str, bytes]]:
@@ -32,11 +32,13 @@ def samples(count: int) -> list[dict[str, bytes]]:
 
 
 def write_ours(path: Path, rows: list[dict[str, bytes]]) -> None:
-    """Tar and index, every member hashed."""
-    data, index = pack(
-        (f"{number:06d}.{suffix}", each) for number, row in enumerate(rows) for suffix, each in row.items()
-    )
-    path.write_bytes(data)
+    """Tar and index, every member hashed, and the whole."""
+    with open(path, "wb", buffering=0) as stream:
+        writer = TarWriter(stream)
+        for number, row in enumerate(rows):
+            for suffix, each in row.items():
+                writer.add(f"{number:06d}.{suffix}", each)
+        index = writer.close()
     Path(f"{path}.idx").write_bytes(index.to_bytes())
 
 

@@ -29,7 +29,7 @@ from mmgen.shard_config import ShardConfig
 from mmgen.staging import StagedMedia, read_facts
 from mmgen.store import Store
 from mmgen.tables import parquet, read_parquet
-from mmgen.tars import pack, safe_key
+from mmgen.tars import TarWriter, safe_key
 from mmgen.verdicts import check_counts, split_rank
 
 ROLES = ("shard", "facts", "index", "stats")
@@ -242,19 +242,24 @@ def write_shard(
     if staging is None:
         raise IntegrityError(f"staging {staged[:12]} is gone from {uri}; ingest again")
     table = pl.read_parquet(io.BytesIO(facts))
-    with StagedMedia(store, staging) as media:
-        data, index = pack(_members(table, media, slots))
-    stem = f"datasets/{name}/shards/{split}-{index.sha256}"
+    folder = f"datasets/{name}/shards"
+    with StagedMedia(store, staging) as media, store.pieces(folder) as tar:
+        writer = TarWriter(tar)
+        for member, data in _members(table, media, slots):
+            writer.add(member, data)
+        index = writer.close()
+        # its name is its digest, so it has one only now
+        stem = f"{folder}/{split}-{index.sha256}"
+        tar.commit(f"{stem}.tar")
     # beside a tar that is named by its digest, only what follows from the tar: its rows are numbered within it
     facts = _facts_file(store, f"{stem}.parquet", table.with_columns(row=pl.int_range(pl.len(), dtype=pl.Int64)))
     about = {"split": split, "samples": table.height, "digest": index.sha256}
     files = {
-        "shard": (f"{stem}.tar", data),
         "facts": (f"{stem}.parquet", facts),
         "index": (f"{stem}.tar.idx", index.to_bytes()),
-        "stats": (f"{stem}_stats.json", canonical_json(_stats(table, slots, len(data)))),
+        "stats": (f"{stem}_stats.json", canonical_json(_stats(table, slots, index.length))),
     }
-    entries = []
+    entries = [{"path": f"{stem}.tar", "size": index.length, "sha256": index.sha256, "role": "shard", "facts": about}]
     for role, (path, content) in files.items():
         store.write(path, content)
         entries.append(

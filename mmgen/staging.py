@@ -23,7 +23,7 @@ from mmgen.modalities.table import MODALITIES
 from mmgen.records import Modality, Rejection
 from mmgen.sources.digests import CONNECTIONS
 from mmgen.store import Store, read_uri, sha256
-from mmgen.tars import TarIndex, TarReader, pack, safe_key
+from mmgen.tars import TarIndex, TarReader, TarWriter, pack, safe_key
 
 FOLDER = "staging/batches"
 REJECTIONS: dict[str, Any] = {
@@ -154,17 +154,24 @@ def stage(store_uri: str, name: str, slots: Mapping[str, Modality], checks: Mapp
         if find_batch(store, name) is None:
             raise IntegrityError(f"staging batch {name[:12]}: neither its plan nor its files are there") from None
         return
-    stager = _Stager(slots, limits, embedded | _fetch(rows, slots, limits))
-    _commit(store, name, stager, rows)
+    embedded |= _fetch(rows, slots, limits)
+    with store.pieces(FOLDER) as tar:
+        stager = _Stager(slots, limits, embedded, TarWriter(tar))
+        for row in rows:
+            stager.add(row)
+        index = stager.tar.close()
+        tar.commit(f"{FOLDER}/{name}.tar")
+    _commit(store, name, stager, index, rows)
     store.delete(f"{FOLDER}/{name}.plan.tar")
 
 
 class _Stager:
-    """Collects the tar's members, facts and rejections of one batch."""
+    """Writes the tar of one batch as its rows come, and collects their facts and rejections."""
 
-    def __init__(self, slots: Mapping[str, Modality], limits: CheckConfig, embedded: Mapping[str, bytes]) -> None:
-        self.slots, self.limits, self.embedded = slots, limits, embedded
-        self.members: list[tuple[str, bytes]] = []
+    def __init__(
+        self, slots: Mapping[str, Modality], limits: CheckConfig, embedded: Mapping[str, bytes], tar: TarWriter
+    ) -> None:
+        self.slots, self.limits, self.embedded, self.tar = slots, limits, embedded, tar
         self.facts: list[dict[str, Any]] = []
         self.rejections: list[Rejection] = []
 
@@ -204,8 +211,9 @@ class _Stager:
             own = {"sha256": sha256(data), "bytes": len(data), "ext": probe.ext, **probe.facts}
             facts |= {f"{slot}.{name}": value for name, value in own.items()}
         self.facts.append(facts)
-        names = {member_name(row["row"], slot, str(probe.ext)): data for slot, (data, probe) in found.items()}
-        self.members += sorted(names.items())
+        names = {member_name(row["row"], slot, str(probe.ext)): slot for slot, (_, probe) in found.items()}
+        for name, slot in sorted(names.items()):
+            self.tar.add(name, found[slot][0], facts[f"{slot}.sha256"])
 
     def _text(self, slot: str, row: Mapping[str, Any], mine: list[Rejection]) -> list[str]:
         """The good alternatives. A bad one among good ones is only noted."""
@@ -273,11 +281,8 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
-def _commit(store: Store, name: str, stager: _Stager, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the batch's files, then the one that commits it. Raises IntegrityError if an input is lost."""
-    for row in rows:
-        stager.add(row)
-    data, index = pack(stager.members)
+def _commit(store: Store, name: str, stager: _Stager, index: TarIndex, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write what stands beside the batch's tar, then the file that commits them."""
     facts = pl.DataFrame(stager.facts, schema=facts_columns(stager.slots))
     rejections = pl.DataFrame([asdict(each) for each in stager.rejections], schema=REJECTIONS)
     rejected = len({each["row"] for each in rows} - set(facts["row"]))
@@ -286,7 +291,7 @@ def _commit(store: Store, name: str, stager: _Stager, rows: Sequence[Mapping[str
         reasons[each.reason] = reasons.get(each.reason, 0) + 1
     first = {"first_row": rows[0]["row"]}
     files = [
-        _put(store, f"{name}.tar", data, "tar", first),
+        FileEntry(f"{FOLDER}/{name}.tar", index.length, index.sha256, "tar", first),
         _put(store, f"{name}.tar.idx", index.to_bytes(), "index", first),
         _put(store, f"{name}.parquet", _parquet(facts), "facts", {**first, "rows": len(facts)}),
         _put(

@@ -12,6 +12,7 @@ import hashlib
 import os
 import secrets
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -118,6 +119,18 @@ class Store:
         """Write `data` at `path` only if nothing is there; False if something was. Atomic."""
         return self._put(path, data, create=True)
 
+    @contextlib.contextmanager
+    def pieces(self, folder: str) -> Iterator[Pieces]:
+        """A file of `folder` that is written piece by piece and named at its end; without a name nothing stays."""
+        where = Path(self.full(folder)) if self.local else Path(tempfile.gettempdir())
+        with _outside("write", self.full(folder)):
+            where.mkdir(parents=True, exist_ok=True)
+            written = Pieces(self, where / f".tmp-{os.getpid()}-{secrets.token_hex(4)}")
+        try:
+            yield written
+        finally:
+            written.close()
+
     def _put(self, path: str, data: bytes, *, create: bool) -> bool:
         full = self.full(path)
         with _outside("write", full):
@@ -168,6 +181,41 @@ class Store:
         if not cached.exists() or cached.stat().st_size != self.size(path):
             _put_local(cached, self.read(path), create=False)
         return cached
+
+
+class Pieces:
+    """A file on its way into a store; see `Store.pieces`."""
+
+    def __init__(self, store: Store, temporary: Path) -> None:
+        self._store, self._temporary = store, temporary
+        # what comes here was gathered already
+        self._stream = open(temporary, "wb", buffering=0)  # noqa: SIM115
+
+    def write(self, data: bytes) -> int:
+        """Append `data`. Raises StoreError."""
+        with _outside("write", str(self._temporary)):
+            rest = memoryview(data)
+            while rest:
+                # a write may take less than it is given
+                rest = rest[self._stream.write(rest) :]
+        return len(data)
+
+    def commit(self, path: str) -> None:
+        """Give the file its name, replacing; atomic and on the disk when it returns. Raises StoreError."""
+        full = self._store.full(path)
+        with _outside("write", full):
+            if not self._store.local:
+                self._store.fs.put_file(str(self._temporary), full)
+                self._store.fs.invalidate_cache()
+                return
+            os.fsync(self._stream.fileno())
+            os.replace(self._temporary, full)
+            _fsync_folder(Path(full).parent)
+
+    def close(self) -> None:
+        """End it; what has no name by now goes."""
+        self._stream.close()
+        self._temporary.unlink(missing_ok=True)
 
 
 def _put_local(target: Path, data: bytes, *, create: bool) -> bool:

@@ -15,8 +15,9 @@ import re
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from mmgen.errors import IntegrityError, SourceError
 
@@ -73,8 +74,9 @@ class TarIndex:
     def to_bytes(self) -> bytes:
         """The index file. Its last line is the digest of all before."""
         head = {"format": INDEX_FORMAT, "members": len(self.members), "length": self.length, "sha256": self.sha256}
-        lines = [head, *([each.name, each.offset, each.length, each.sha256] for each in self.members)]
-        body = "".join(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines).encode()
+        lines = [json.dumps(head, separators=(",", ":"))]
+        lines += [f'[{encode_basestring(m.name)},{m.offset},{m.length},"{m.sha256}"]' for m in self.members]
+        body = ("\n".join(lines) + "\n").encode()
         return body + hashlib.sha256(body).hexdigest().encode() + b"\n"
 
     @classmethod
@@ -89,40 +91,87 @@ class TarIndex:
         return cls(tuple(Member(*line) for line in lines), head["length"], head["sha256"])
 
 
+def _template() -> bytes:
+    """The header of an empty, nameless member, as `tarfile` writes it."""
+    info = tarfile.TarInfo("")
+    info.mode = 0o644
+    return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict")
+
+
+# of a header (POSIX.1-1988, GNU's variant): where its fields lie, and the sum of the bytes that are the same in all
+_HEADER = _template()
+_NAME_BYTES, _SIZE_AT, _SUM_AT = 100, 124, 148
+_BEFORE_SIZE, _AFTER_SUM = _HEADER[_NAME_BYTES:_SIZE_AT], _HEADER[_SUM_AT + 8 :]
+_BEFORE_SUM = _HEADER[_SIZE_AT + 12 : _SUM_AT]
+_SAME = sum(_BEFORE_SIZE + _BEFORE_SUM + _AFTER_SUM) + 8 * ord(" ")  # the sum counts its own field as spaces
+_PADDING = [bytes(-length % BLOCK) for length in range(BLOCK)]
+#: bytes that are gathered before they are hashed and written
+_GATHER = 1 << 20
+
+
+def _header(name: str, length: int) -> bytes:
+    """The header of a regular file, byte for byte `tarfile`'s in GNU format, several times as fast for usual names."""
+    raw = name.encode()
+    if len(raw) > _NAME_BYTES or length >= 8**11:
+        # long names and sizes take blocks of their own
+        info = tarfile.TarInfo(name)
+        info.size, info.mode = length, 0o644
+        return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict")
+    size = b"%011o\0" % length
+    total = _SAME + sum(raw) + sum(size)
+    return b"%b%b%b%b%06o\0 %b" % (raw.ljust(_NAME_BYTES, b"\0"), _BEFORE_SIZE, size, _BEFORE_SUM, total, _AFTER_SUM)
+
+
+class Sink(Protocol):
+    """What takes the bytes of a tar."""
+
+    def write(self, data: bytes, /) -> int: ...
+
+
 class TarWriter:
     """Writes members in sorted order with nothing of time, user or machine in them.
 
     `stream` takes the bytes; `close` ends the tar and gives its index.
     """
 
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream, self._digest, self._at = stream, hashlib.sha256(), 0
+    def __init__(self, stream: Sink) -> None:
+        self._stream, self._digest, self._at, self._last = stream, hashlib.sha256(), 0, ""
         self._members: list[Member] = []
+        self._gathered: list[bytes] = []
+        self._flushed = 0
 
-    def add(self, name: str, data: bytes) -> Member:
-        """Append a member. Raises ValueError for a name that is not after the one before, absolute, or with '..'."""
-        if self._members and name <= self._members[-1].name:
-            raise ValueError(f"member '{name}' comes after '{self._members[-1].name}': names must be sorted and unique")
-        if not name or name.startswith("/") or ".." in name.split("/"):
+    def add(self, name: str, data: bytes, sha256: str | None = None) -> Member:
+        """Append a member. sha256: of `data`, where the caller has it from bytes that were just checked.
+
+        Raises ValueError for a name that is not after the one before, absolute, or with '..'.
+        """
+        if self._members and name <= self._last:
+            raise ValueError(f"member '{name}' comes after '{self._last}': names must be sorted and unique")
+        if not name or name[0] == "/" or (".." in name and ".." in name.split("/")):
             raise ValueError(f"member name '{name}': wanted a relative path")
-        info = tarfile.TarInfo(name)
-        info.size, info.mode = len(data), 0o644
-        # GNU format is USTAR as long as names fit, and has long names where they do not
-        self._write(info.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict"))
-        member = Member(name, self._at, len(data), hashlib.sha256(data).hexdigest())
-        self._write(data)
-        self._write(b"\0" * (-len(data) % BLOCK))
+        length, header = len(data), _header(name, len(data))
+        member = Member(name, self._at + len(header), length, sha256 or hashlib.sha256(data).hexdigest())
+        padding = _PADDING[length % BLOCK]
+        self._gathered += (header, data, padding)
+        self._at += len(header) + length + len(padding)
+        self._last = name
         self._members.append(member)
+        if self._at - self._flushed >= _GATHER:
+            self._flush()
         return member
 
-    def _write(self, data: bytes) -> None:
-        self._stream.write(data)
-        self._digest.update(data)
-        self._at += len(data)
+    def _flush(self) -> None:
+        chunk = b"".join(self._gathered)
+        self._gathered.clear()
+        self._digest.update(chunk)
+        self._stream.write(chunk)
+        self._flushed = self._at
 
     def close(self) -> TarIndex:
         """End the tar with its two empty blocks. The stream stays open."""
-        self._write(b"\0" * (2 * BLOCK))
+        self._gathered.append(bytes(2 * BLOCK))
+        self._at += 2 * BLOCK
+        self._flush()
         return TarIndex(tuple(self._members), self._at, self._digest.hexdigest())
 
 
@@ -220,13 +269,19 @@ def scan(stream: IO[bytes], where: str) -> Iterator[tuple[str, int, int]]:
     """
     end = stream.seek(0, io.SEEK_END)
     stream.seek(0)
+    after = 0
     try:
         with tarfile.open(fileobj=stream, mode="r:") as tar:
             for info in tar:
                 if info.offset_data + info.size > end:
                     raise SourceError(f"{where}: truncated within its member '{info.name}'")
+                after = info.offset_data + -(-info.size // BLOCK) * BLOCK
                 if info.isreg():
                     yield info.name, info.offset_data, info.size
+        # a cut between two members looks like an end to tarfile; a whole tar ends in empty blocks
+        stream.seek(after)
+        if stream.read(BLOCK) != bytes(BLOCK):
+            raise SourceError(f"{where}: ends without its empty blocks: truncated between two members")
     except (tarfile.TarError, EOFError) as error:
         raise SourceError(f"{where}: not a whole, uncompressed tar: {error}") from error
 

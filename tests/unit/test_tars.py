@@ -6,9 +6,10 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from mmgen import tars
 from mmgen.errors import IntegrityError, SourceError
 from mmgen.tars import TarIndex, TarReader, TarWriter, key_of, pack, safe_key, scan, web_dataset
 
@@ -44,6 +45,81 @@ def test_packing_is_deterministic_and_stdlib_reads_it_back(members: dict[str, by
         assert {info.name: tar.extractfile(info).read() for info in infos} == members  # type: ignore[union-attr]
     for member in index.members:
         assert data[member.offset : member.offset + member.length] == members[member.name]
+
+
+# lengths around the block, the header's fields for the name, and names of several bytes a letter
+@given(st.text(st.characters(exclude_categories=("Cs",), exclude_characters="/\0"), min_size=1, max_size=140),
+       st.sampled_from([0, 1, 511, 512, 513, 70_000]))  # fmt: skip
+def test_headers_are_those_of_the_standard_library(name: str, length: int) -> None:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = length, 0o644
+    wanted = info.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict") + bytes(length) + bytes(-length % 512) + bytes(1024)
+    assume(name != "..")
+    assert pack({name: bytes(length)})[0] == wanted
+
+
+def test_a_tar_is_the_same_at_any_size_of_its_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = pack(MEMBERS)
+    monkeypatch.setattr(tars, "_GATHER", 100)
+    assert pack(MEMBERS) == whole
+
+
+# ---------------------------------------------------------------- damage: all of it is seen
+
+SMALL = {"a.json": b"{}", "a.png": bytes(range(256)) * 3, "b.txt": b"words"}
+
+
+def seen(folder: Path, index: TarIndex, data: bytes) -> bool:
+    """Whether opening a damaged tar, or verifying it, says no."""
+    path = folder / "damaged.tar"
+    path.write_bytes(data)
+    try:
+        with TarReader(path, index) as reader:
+            reader.verify()
+    except IntegrityError:
+        return True
+    return False
+
+
+def test_a_cut_at_any_byte_is_seen(tmp_path: Path) -> None:
+    data, index = pack(SMALL)
+    assert not seen(tmp_path, index, data)
+    assert all(seen(tmp_path, index, data[:length]) for length in range(len(data)))
+
+
+def test_a_flipped_bit_in_any_byte_is_seen(tmp_path: Path) -> None:
+    data, index = pack(SMALL)
+    for place in range(len(data)):
+        assert seen(tmp_path, index, data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :])
+
+
+def test_a_zeroed_block_is_seen(tmp_path: Path) -> None:
+    data, index = pack(SMALL)
+    blocks = [place for place in range(0, len(data), 512) if any(data[place : place + 512])]
+    assert len(blocks) >= 6
+    for place in blocks:
+        assert seen(tmp_path, index, data[:place] + bytes(512) + data[place + 512 :])
+
+
+def test_reading_a_member_sees_damage_to_its_bytes(tmp_path: Path) -> None:
+    data, index = pack(SMALL)
+    member = next(each for each in index.members if each.name == "a.png")
+    for place in range(member.offset, member.offset + member.length):
+        path = tmp_path / "damaged.tar"
+        path.write_bytes(data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :])
+        with TarReader(path, index) as reader, pytest.raises(IntegrityError, match=r"a\.png"):
+            reader.read("a.png")
+
+
+def test_a_tar_of_others_cut_anywhere_is_an_error(tmp_path: Path) -> None:
+    """Also between two members, which the standard library takes for the end."""
+    data, index = pack(SMALL)
+    end = index.members[-1].offset + 512
+    for length in [*range(1, end), end, end + 511]:
+        with pytest.raises(SourceError, match=r"x\.tar"):
+            list(scan(io.BytesIO(data[:length]), "x.tar"))
+    # one empty block is an end that several programs write
+    assert len(list(scan(io.BytesIO(data[: end + 512]), "x.tar"))) == len(SMALL)
 
 
 @given(st.text())
