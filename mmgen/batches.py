@@ -13,10 +13,9 @@ from torch import Tensor
 from mmgen.artifact import Artifact
 from mmgen.errors import IntegrityError
 from mmgen.features import FeatureSet, FeatureShard, SlotLayout, SlotRows
+from mmgen.order import noise, order, window
 from mmgen.store import Store
 
-# goes up when the same (seed, epoch) would give another order
-ORDER_VERSION = 1
 NO_LABEL = -1
 # the slot of a pooled set
 VALUE = "value"
@@ -56,17 +55,6 @@ class Batch:
         values = {slot: change(value) for slot, value in self.values.items()}
         masks = {slot: change(mask) for slot, mask in self.masks.items()}
         return Batch(values, masks, change(self.labels_B), change(self.weights_B), keys)
-
-
-def _noise(seed: int, epoch: int, stream: int, count: int) -> np.ndarray:
-    """`count` 64-bit numbers; numpy promises that a bit generator's raw stream stays the same."""
-    words = np.random.SeedSequence([seed, epoch, ORDER_VERSION, stream])
-    return np.random.PCG64(words).random_raw(count)
-
-
-def order(count: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of range(count), the same on every machine."""
-    return np.argsort(_noise(seed, epoch, 0, count), kind="stable")
 
 
 class Samples:
@@ -237,18 +225,11 @@ class Loader:
 
     def next(self) -> Batch:
         """This rank's slice of the next global batch."""
-        count = len(self.indices)
-        epoch, offset = divmod(self.consumed, count)
-        shuffled = self._epoch_order(epoch)
-        real = min(self.batch_size, count - offset)
-        places = np.arange(offset, offset + self.batch_size)
-        slice_size = self.batch_size // self.world
-        mine = slice(self.rank * slice_size, (self.rank + 1) * slice_size)
-        rows = shuffled[places % count][mine]
-        weights = (np.arange(self.batch_size) < real).astype(np.float32)[mine]
-        self.consumed += real
-        self.real = real
-        return self._batch(rows, weights, epoch)
+        mine = window(len(self.indices), self.batch_size, self.consumed, self.rank, self.world)
+        rows = self._epoch_order(mine.epoch)[mine.places_B]
+        self.consumed += mine.real
+        self.real = mine.real
+        return self._batch(rows, mine.weights_B, mine.epoch)
 
     def _batch(self, rows: np.ndarray, weights: np.ndarray, epoch: int) -> Batch:
         values, masks = {}, {}
@@ -278,8 +259,8 @@ class Loader:
         """Which alternative of `slot` each sample (N,) gives in this epoch."""
         if self._drawn.get(slot, (-1, None))[0] != epoch:
             counts = np.maximum(self.samples.counts[slot], 1).astype(np.uint64)
-            noise = _noise(self.seed, epoch, 1 + zlib.crc32(slot.encode()), len(self.samples))
-            self._drawn[slot] = (epoch, (noise % counts).astype(np.int64))
+            drawn = noise(self.seed, epoch, 1 + zlib.crc32(slot.encode()), len(self.samples))
+            self._drawn[slot] = (epoch, (drawn % counts).astype(np.int64))
         return self._drawn[slot][1]
 
     def _moved(self, tensor: Tensor) -> Tensor:

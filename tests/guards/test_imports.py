@@ -14,7 +14,7 @@ ORDER = (
     "errors", "records", "reasons", "store", "artifact", "runtime", "settings",
     # every room's config.py and those of single files stand here, whatever else their room may need
     "configs",
-    "tables", "tars", "modalities", "sources", "duplicates",
+    "tables", "tars", "order", "modalities", "dataset", "sources", "duplicates",
     "identity", "catalog", "tracking", "promotions", "report", "staging", "ingest", "splits", "verdicts", "validate",
     "shards",
     # the torch line

@@ -11,9 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmgen.batches import NO_LABEL, VALUE, Batch, Loader, Samples, open_samples, order
+from mmgen.batches import NO_LABEL, VALUE, Batch, Loader, Samples, open_samples
 from mmgen.errors import IntegrityError
 from mmgen.features import FeatureShard
+from mmgen.order import order
 from tests.feature_sets import LABELS, latents, samples, shard
 from tests.tiny_line import copied
 
