@@ -17,11 +17,11 @@ from mmgen.store import sha256_file
 
 SCHEMA_VERSION = 1
 STEP_VERSIONS: dict[str, int] = {
-    "ingest": 1,
+    "ingest": 2,
     "validate": 1,
     "shard": 1,
     "fit": 1,
-    "extract": 1,
+    "extract": 2,
     "train-fusion": 1,
     "train-generator": 1,
     "evaluate": 1,

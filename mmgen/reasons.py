@@ -50,6 +50,7 @@ REASONS: Mapping[str, Reason] = {
     "too_many_bytes": Reason(
         "ingest", "reject", "more bytes than the cap", (_check("max_image_bytes"), _check("max_audio_bytes"))
     ),
+    "active_content": Reason("ingest", "reject", "SVG, HTML, PDF, scripts: what could execute or fetch"),
     "not_an_image": Reason("ingest", "reject", "bytes of no known image format"),
     "not_audio": Reason("ingest", "reject", "bytes of no known audio format"),
     "truncated": Reason("ingest", "reject", "the file ends too early"),
@@ -72,9 +73,14 @@ REASONS: Mapping[str, Reason] = {
     "clipped": Reason(
         "ingest", "flag", "many samples at full scale", (_check("max_clipped_share"),), tunable=True
     ),
+    "dc_offset": Reason("ingest", "flag", "a mean far from zero", (_check("max_dc_offset"),), tunable=True),
+    "antiphase": Reason("ingest", "flag", "channels that cancel in a sum; the loudest is used", tunable=True),
     "empty_text": Reason("ingest", "reject", "only white space"),
     "control_chars": Reason("ingest", "reject", "control characters", tunable=True),
     "replacement_char": Reason("ingest", "flag", "U+FFFD: decoded wrongly before it came here", tunable=True),
+    "pii_email": Reason("ingest", "flag", "an e-mail address", tunable=True),
+    "pii_phone": Reason("ingest", "flag", "a phone number", tunable=True),
+    "pii_card": Reason("ingest", "flag", "a payment card number with a right check digit", tunable=True),
     # rows
     "no_slots": Reason("ingest", "reject", "no slot is there, or none is left", ("validate.on_bad_slot",)),
     "schema": Reason("validate", "reject", "facts that break their schema"),

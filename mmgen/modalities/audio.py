@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from mmgen.errors import SourceError
 from mmgen.modalities.config import CheckConfig
-from mmgen.modalities.probing import THUMB_SIDE, Facts, Finding, Probe, Rule, Thumb, findings, hash64
+from mmgen.modalities.probing import THUMB_SIDE, Facts, Finding, Probe, Rule, Thumb, active_content, findings, hash64
 from mmgen.records import Modality
 
 QUIETEST_DB = -120.0
+#: channels whose mean keeps less of their power than this cancel each other
+CANCELLED = 0.1
 FORMATS = ("wav", "flac", "ogg", "mp3", "aiff")
 #: samples of a second that the hash and the thumbnail look at, at most
 _HASH_WINDOW = 1024
@@ -30,6 +32,10 @@ RULES = (
         "too_many_bytes", "reject",
         lambda f, c: f"wanted at most {c.max_audio_bytes} bytes, came {f['bytes']}"
         if f["bytes"] > c.max_audio_bytes else None,
+    ),
+    Rule(
+        "active_content", "reject",
+        lambda f, c: f"wanted sound, came {f['active']}, which can execute or fetch" if f["active"] else None,
     ),
     Rule(
         "not_audio", "reject",
@@ -63,6 +69,15 @@ CONTENT_RULES = (
         "clipped", "flag",
         lambda f, c: f"{f['clipped']:.1%} of its samples are at full scale"
         if f["clipped"] > c.max_clipped_share else None,
+    ),
+    Rule(
+        "dc_offset", "flag",
+        lambda f, c: f"its mean is {f['offset']:+.3f} of full scale, wanted at most {c.max_dc_offset:g}"
+        if abs(f["offset"]) > c.max_dc_offset else None,
+    ),
+    Rule(
+        "antiphase", "flag",
+        lambda f, c: "its channels cancel each other in a sum; the loudest one is used" if f["antiphase"] else None,
     ),
 )  # fmt: skip
 
@@ -112,7 +127,7 @@ class AudioMedia:
     def probe(self, data: bytes, limits: CheckConfig) -> Probe:
         """Caps are checked on the header, before any sample is decoded."""
         ext = self.sniff(data)
-        if found := findings(RULES, {"bytes": len(data), "ext": ext}, limits):
+        if found := findings(RULES, {"bytes": len(data), "ext": ext, "active": active_content(data)}, limits):
             return Probe(ext, {}, tuple(found[:1]))
         if cut := _cut_off(data, ext):
             return Probe(ext, {}, (Finding("truncated", "reject", cut),))
@@ -132,8 +147,12 @@ class AudioMedia:
             bad = int(samples.size - np.isfinite(samples).sum())
             return Probe(ext, {}, (Finding("not_finite", "reject", f"{bad} samples are NaN or infinite"),))
         facts = header | _measure(samples.T, rate)
-        clipped = float((np.abs(samples) >= 0.9999).mean())
-        return Probe(ext, facts, tuple(findings(CONTENT_RULES, facts | {"clipped": clipped}, limits)))
+        measured = facts | {
+            "clipped": float((np.abs(samples) >= 0.9999).mean()),
+            "offset": _largest(samples.mean(axis=0, dtype=np.float64)),
+            "antiphase": _cancels(samples.T),
+        }
+        return Probe(ext, facts, tuple(findings(CONTENT_RULES, measured, limits)))
 
     def decode(self, data: bytes) -> tuple[NDArray[np.float32], int]:
         """((channels, frames) float32, rate in Hz). Raises SourceError."""
@@ -179,11 +198,33 @@ def _measure(samples: NDArray[np.float32], rate_hz: int) -> Facts:
     }  # fmt: skip
 
 
-def _mono(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The mean of the channels; what is beyond full scale is brought down to it, as its squares might be infinite."""
-    peak = np.abs(samples).max(initial=0.0)
-    mono: NDArray[np.float32] = (samples / peak if peak > 1 else samples).mean(axis=0)
+def _largest(values: NDArray[np.float64]) -> float:
+    return float(values[np.abs(values).argmax()])
+
+
+def _cancels(samples: NDArray[np.float32]) -> bool:
+    """Whether the mean of the channels (C, N) keeps less than a tenth of their power.
+
+    Independent channels keep 1 / C of it, one speaker among six a sixth; opposite ones nothing.
+    """
+    if len(samples) < 2:
+        return False
+    power = float(np.square(samples, dtype=np.float64).mean())
+    kept = float(np.square(samples.mean(axis=0, dtype=np.float64)).mean())
+    return power > 0 and kept < min(CANCELLED, 0.6 / len(samples)) * power
+
+
+def downmix(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N,) of (C, N): the mean of the channels, or the loudest one where they would cancel each other."""
+    loudest = int(np.square(samples, dtype=np.float64).mean(axis=1).argmax())
+    mono: NDArray[np.float32] = samples[loudest] if _cancels(samples) else samples.mean(axis=0)
     return mono
+
+
+def _mono(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Downmixed; what is beyond full scale is brought down to it, as its squares might be infinite."""
+    peak = np.abs(samples).max(initial=0.0)
+    return downmix(samples / peak if peak > 1 else samples)
 
 
 def _thumb(mono: NDArray[np.float32], rate_hz: int) -> Thumb:

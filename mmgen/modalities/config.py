@@ -70,6 +70,8 @@ class CheckConfig(Settings):
     silence_dbfs: float = -70.0
     #: more than this share of samples at full scale is flagged as clipped
     max_clipped_share: float = Field(0.02, ge=0, le=1)
+    #: sound whose mean is further from zero (of full scale) is flagged
+    max_dc_offset: float = Field(0.05, ge=0, le=1)
     #: an image whose pixels deviate less than this (of full scale) is blank
     blank_image_std: float = Field(0.002, ge=0, le=1)
     max_text_chars: int = 10_000

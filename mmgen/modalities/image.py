@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mmgen.errors import SourceError
 from mmgen.modalities.config import CheckConfig
-from mmgen.modalities.probing import THUMB_SIDE, Facts, Finding, Probe, Rule, Thumb, findings, hash64
+from mmgen.modalities.probing import THUMB_SIDE, Facts, Finding, Probe, Rule, Thumb, active_content, findings, hash64
 from mmgen.records import Modality
 
 # the only decoders that foreign bytes reach
@@ -27,6 +27,10 @@ RULES = (
         "too_many_bytes", "reject",
         lambda f, c: f"wanted at most {c.max_image_bytes} bytes, came {f['bytes']}"
         if f["bytes"] > c.max_image_bytes else None,
+    ),
+    Rule(
+        "active_content", "reject",
+        lambda f, c: f"wanted an image, came {f['active']}, which can execute or fetch" if f["active"] else None,
     ),
     Rule(
         "not_an_image", "reject",
@@ -86,7 +90,7 @@ class ImageMedia:
     def probe(self, data: bytes, limits: CheckConfig) -> Probe:
         """Caps are checked on the header, before any pixel is decoded."""
         ext = self.sniff(data)
-        if found := findings(RULES, {"bytes": len(data), "ext": ext}, limits):
+        if found := findings(RULES, {"bytes": len(data), "ext": ext, "active": active_content(data)}, limits):
             return Probe(ext, {}, tuple(found[:1]))
         try:
             with _opened(data) as image:

@@ -47,6 +47,17 @@ def findings(rules: Iterable[Rule], facts: Mapping[str, Any], limits: CheckConfi
     return found
 
 
+#: how files begin that viewers run or that fetch others: never decoded, whatever their name says
+_ACTIVE = {b"<svg": "SVG", b"<?xml": "XML", b"<!doc": "HTML", b"<html": "HTML", b"<scri": "a script", b"%pdf": "PDF",
+           b"%!ps": "PostScript", b"#!": "a script"}  # fmt: skip
+
+
+def active_content(data: bytes) -> str | None:
+    """What `data` is if it could execute or fetch something, None otherwise."""
+    start = data[:256].removeprefix(b"\xef\xbb\xbf").lstrip()[:8].lower()
+    return next((name for magic, name in _ACTIVE.items() if start.startswith(magic)), None)
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """Facts of a value's bytes, and what is wrong with them. ext: canonical extension, None if unknown."""

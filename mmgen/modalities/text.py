@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from mmgen.errors import SourceError
@@ -11,6 +12,14 @@ from mmgen.modalities.probing import Finding, Probe, Rule, Thumb, findings
 from mmgen.records import Modality
 
 _ALLOWED_CONTROLS = "\t\n\r"
+_EMAIL = re.compile(r"[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}")
+#: international with a plus, North American groups of 3-3-4, national with a leading zero and groups
+_PHONE = re.compile(
+    r"(?<![\w+])(?<!\d[ -])(?:\+\d{1,3}(?:[ ().-]{0,2}\d){7,12}"
+    r"|\(?[2-9]\d{2}\)?[ .-]\d{3}[ .-]\d{4}"
+    r"|0\d{1,4}[ /-]\d{3,4}[ -]\d{3,5})(?!\w|[ -]\d)"
+)
+_CARD = re.compile(r"(?<![\w-])\d(?:[ -]?\d){12,18}(?![\w-])")
 
 RULES = (
     Rule("empty_text", "reject", lambda f, c: "wanted words, came only white space" if not f["text"].strip() else None),
@@ -24,6 +33,10 @@ RULES = (
         "replacement_char", "flag",
         lambda f, c: "holds U+FFFD: it was decoded wrongly before it came here" if "\ufffd" in f["text"] else None,
     ),
+    # what is found is not repeated: reports and quarantine tables travel further than the data
+    Rule("pii_email", "flag", lambda f, c: _count(_EMAIL.findall(f["text"]), "e-mail address")),
+    Rule("pii_phone", "flag", lambda f, c: _count(_PHONE.findall(f["text"]), "phone number")),
+    Rule("pii_card", "flag", lambda f, c: _count(_cards(f["text"]), "payment card number")),
 )  # fmt: skip
 
 
@@ -72,6 +85,21 @@ class TextMedia:
     def thumbnail(self, data: bytes) -> Thumb | None:
         """None: text alone never links samples (law 14)."""
         return None
+
+
+def _count(found: Sequence[object], what: str) -> str | None:
+    return f"holds {len(found)} {what}{'s' if len(found) > 1 else ''}" if found else None
+
+
+def _cards(text: str) -> list[str]:
+    """Runs of 13 to 19 digits whose check digit is right (ISO/IEC 7812-1, Luhn)."""
+    runs = (re.sub(r"\D", "", run) for run in _CARD.findall(text))
+    return [run for run in runs if len(set(run)) > 1 and _luhn(run) % 10 == 0]
+
+
+def _luhn(digits: str) -> int:
+    doubled = [2 * int(digit) for digit in digits[-2::-2]]
+    return sum(int(digit) for digit in digits[-1::-2]) + sum(each - 9 if each > 9 else each for each in doubled)
 
 
 def _controls(text: str) -> str | None:

@@ -16,7 +16,7 @@ import torchaudio
 from torch import Tensor
 
 from mmgen.errors import ConfigError, SourceError
-from mmgen.modalities.audio import AudioMedia
+from mmgen.modalities.audio import AudioMedia, downmix
 from mmgen.preprocess.image import draw
 from mmgen.records import Modality
 
@@ -100,7 +100,7 @@ class AudioPreprocess:
         samples, rate = AudioMedia().decode(data)
         if samples.shape[1] == 0:
             raise SourceError("audio: wanted at least one sample, came none")
-        wave = torch.from_numpy(samples.mean(axis=0))
+        wave = torch.from_numpy(downmix(samples))
         return self.log_mel(self.clip(wave, rate, key)).numpy().astype(np.float16)
 
     def clip(self, wave: Tensor, rate_hz: int, key: str = "") -> Tensor:

@@ -31,7 +31,7 @@ FIT: dict[str, Any] = {
     "losses": {"codec-text": 5.60217, "codec-image": 0.43041, "codec-audio": 0.45944},
 }
 EXTRACT: dict[str, Any] = {
-    "version": 1,
+    "version": 2,
     "image": "59ffcaeea7ed951f",
     "text": "0a5e0cc5a144a175",
     "audio": [-2.5616, -2.6349, -2.5596],

@@ -129,9 +129,7 @@ def test_zero_bytes_are_rejected() -> None:
     assert reasons(b"") == [("zero_bytes", "reject")]
 
 
-@pytest.mark.parametrize(
-    "data", [b"hello world, this is no picture", b"%!PS-Adobe-3.0 EPSF-3.0", b"RIFF\0\0\0\0WAVEfmt "]
-)
+@pytest.mark.parametrize("data", [b"hello world, this is no picture", b"RIFF\0\0\0\0WAVEfmt "])
 def test_what_is_no_image_is_rejected(data: bytes) -> None:
     assert reasons(data) == [("not_an_image", "reject")]
 
@@ -205,3 +203,15 @@ def test_a_tunable_rule_does_what_the_configuration_says() -> None:
         found = MEDIA.probe(data, CheckConfig(severity={"blank": severity})).findings
         effects[severity] = [(each.reason, each.severity) for each in found]
     assert effects == {"reject": [("blank", "reject")], "flag": [("blank", "flag")], "off": []}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"<svg xmlns='http://www.w3.org/2000/svg'><image href='http://there/x'/></svg>",
+        b"\xef\xbb\xbf  <?xml version='1.0'?>",
+        b"<!DOCTYPE html><p>", b"%PDF-1.7", b"%!PS-Adobe-3.0 EPSF-3.0", b"#!/bin/sh",
+    ],
+)  # fmt: skip
+def test_what_could_execute_or_fetch_is_refused(data: bytes) -> None:
+    assert reasons(data) == [("active_content", "reject")]

@@ -76,3 +76,29 @@ def test_every_modality_answers_for_its_own_name() -> None:
     assert {name: media.name for name, media in MODALITIES.items()} == {
         name: name for name in ("text", "image", "audio")
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("write to ada.lovelace+x@mail.example.org today", ["pii_email"]),
+        ("mail me @ noon", []),
+        ("call +44 20 7946 0958 or (212) 555-0187", ["pii_phone"]),
+        ("Tel. 030 1234 5678", ["pii_phone"]),
+        ("on 2026-11-24 10:16:48 there were 1234567890 rows of 0.123456789", []),
+        ("pay with 4111 1111 1111 1111", ["pii_card"]),
+        ("4111-1111-1111-1111", ["pii_card"]),
+        ("order 4111 1111 1111 1112, 0000 0000 0000 0000", []),
+    ],
+)
+def test_personal_data_are_flagged_and_not_repeated(text: str, found: list[str]) -> None:
+    findings = MEDIA.probe(text.encode(), LIMITS).findings
+    assert [(each.reason, each.severity) for each in findings] == [(reason, "flag") for reason in found]
+    assert not [
+        each for each in findings for word in text.split() if any(c.isdigit() for c in word) and word in each.message
+    ]
+
+
+def test_personal_data_can_be_rejected() -> None:
+    limits = CheckConfig(severity={"pii_email": "reject"})
+    assert MEDIA.probe(b"a@example.org", limits).rejected
