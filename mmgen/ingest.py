@@ -11,6 +11,7 @@ from mmgen.artifact import Artifact, Draft, canonical_json, fingerprint
 from mmgen.config import Config
 from mmgen.errors import IntegrityError, SourceError, StoreError
 from mmgen.identity import SCHEMA_VERSION, STEP_VERSIONS, config_part, identity
+from mmgen.modalities.table import declared
 from mmgen.records import MediaRef, Rejection, Sample
 from mmgen.runtime import Runtime, circumstance
 from mmgen.sources.digests import DigestCache
@@ -182,7 +183,7 @@ class _Plans:
         failed = ""
         for slot, ref in sample.media.items():
             try:
-                media[slot] = self._locate(ref)
+                media[slot] = self._locate(ref) | {"declared": declared(ref.written)}
             except FileNotFoundError:
                 failed = f"'{ref.written}': no such file"
                 rejections.append(Rejection(row.number, sample.key, "source", slot, "file_missing", "reject", failed))
@@ -227,4 +228,5 @@ class _Plans:
 
 
 def _what(located: Mapping[str, Any]) -> list[Any]:
-    return [located["sha256"], located["of"], located["span"]]
+    # what its name claims is compared with its bytes, so it counts; where it lies does not
+    return [located["sha256"], located["of"], located["span"], located["declared"]]

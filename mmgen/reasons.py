@@ -53,6 +53,7 @@ REASONS: Mapping[str, Reason] = {
     "active_content": Reason("ingest", "reject", "SVG, HTML, PDF, scripts: what could execute or fetch"),
     "not_an_image": Reason("ingest", "reject", "bytes of no known image format"),
     "not_audio": Reason("ingest", "reject", "bytes of no known audio format"),
+    "type_mismatch": Reason("ingest", "flag", "a name that claims another type than the bytes are of", tunable=True),
     "truncated": Reason("ingest", "reject", "the file ends too early"),
     "undecodable": Reason("ingest", "reject", "bytes that start well and cannot be decoded"),
     "too_many_pixels": Reason(

@@ -19,7 +19,7 @@ from mmgen.artifact import Artifact, FileEntry
 from mmgen.errors import IntegrityError, SourceError
 from mmgen.modalities.config import CheckConfig
 from mmgen.modalities.probing import Probe
-from mmgen.modalities.table import MODALITIES
+from mmgen.modalities.table import MODALITIES, mismatch
 from mmgen.records import Modality, Rejection
 from mmgen.sources.digests import CONNECTIONS
 from mmgen.store import Store, read_uri, sha256
@@ -235,7 +235,9 @@ class _Stager:
             return b"", Probe(None, {}, (too_large,))
         data = self.embedded.get(f"{row['row']:09d}.{safe_key(slot)}")
         data = _read(row["row"], planned) if data is None else data
-        return data, MODALITIES[modality].probe(data, self.limits)
+        probe = MODALITIES[modality].probe(data, self.limits)
+        found = () if probe.rejected else mismatch(planned["declared"], probe, self.limits)
+        return data, replace(probe, findings=(*probe.findings, *found))
 
 
 def _fetch(rows: Sequence[Mapping[str, Any]], slots: Mapping[str, Modality], limits: CheckConfig) -> dict[str, bytes]:

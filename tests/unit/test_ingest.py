@@ -218,6 +218,21 @@ def test_bad_slots_are_rejected_with_reasons_and_the_others_stay(tmp_path: Path,
         media.read(1, "image", "png")
 
 
+def test_media_are_judged_and_named_by_their_bytes(tmp_path: Path, runtime: Runtime) -> None:
+    table = make_source(tmp_path / "source", 3)
+    for name in ("images/0.png", "images/1.png"):
+        (tmp_path / "source" / name).rename((tmp_path / "source" / name).with_suffix(".jpeg"))
+    text = table.read_text().replace("images/0.png", "images/0.jpeg").replace("images/1.png", "images/1.jpeg")
+    table.write_text(text)
+    made = ingest(make_config(table), {}, runtime)
+    found = [(each.row, each.slot, each.reason, each.severity) for each in staging.read_rejections(runtime.store, made)]
+    assert found == [(0, "image", "type_mismatch", "flag"), (1, "image", "type_mismatch", "flag")]
+    facts = staging.read_facts(runtime.store, made)
+    assert facts["image.ext"].to_list() == ["png"] * 3
+    strict = make_config(table, validate={"checks": {"severity": {"type_mismatch": "reject"}}})
+    assert ingest(strict, {}, runtime).facts["reasons"] == {"type_mismatch": 2}
+
+
 def test_malformed_rows_are_counted(tmp_path: Path, runtime: Runtime) -> None:
     table = make_source(tmp_path / "data", 3)
     with open(table, "ab") as stream:
