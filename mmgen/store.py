@@ -48,7 +48,10 @@ def _outside(what: str, uri: str) -> Iterator[None]:
     """Turn an I/O failure into a StoreError that says what was tried and where. A missing file stays one."""
     try:
         yield
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        # fsspec's HTTP says so of every failure; a real one has no cause, or one like itself
+        if isinstance(error.__cause__, _client_errors()):
+            raise StoreError(f"could not {what} {uri}: {error.__cause__}") from error
         raise
     except OSError as error:
         reason = error.strerror or str(error)
@@ -58,9 +61,9 @@ def _outside(what: str, uri: str) -> Iterator[None]:
 
 
 def _client_errors() -> tuple[type[Exception], ...]:
-    """What an S3 client raises beside OSError (no connection, no credentials); none where it was never loaded."""
-    module = sys.modules.get("botocore.exceptions")
-    return (module.BotoCoreError,) if module else ()
+    """What clients of S3 and HTTP raise beside OSError (no connection, no credentials); none where none was loaded."""
+    s3, http = sys.modules.get("botocore.exceptions"), sys.modules.get("aiohttp")
+    return (*((s3.BotoCoreError,) if s3 else ()), *((http.ClientError,) if http else ()))
 
 
 class Store:

@@ -67,7 +67,8 @@ class DigestCache:
         remote = [uri for uri in dict.fromkeys(uris) if "://" in uri and uri not in self._fresh]
         folders = Counter(uri.rpartition("/")[0] for uri in remote)
         for folder, count in folders.items():
-            if count >= LISTED_FROM and folder not in self._listed:
+            # what a web server answers for a folder is no listing
+            if count >= LISTED_FROM and folder not in self._listed and not folder.startswith(("http:", "https:")):
                 with contextlib.suppress(FileNotFoundError, StoreError, NotImplementedError):
                     self._listed[folder] = stat_folder(folder)
         if remote:

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
+import http.server
 import json
 import os
 import shutil
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -410,3 +413,37 @@ def test_a_remote_table_is_read_with_its_media(runtime: Runtime) -> None:
     assert made.facts["reasons"] == {"file_missing": 1, "no_slots": 2, "path_refused": 1}
     with staging.StagedMedia(runtime.store, made) as media:
         assert media.read(0, "image", "png") == png(1)
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    """A web server that lists no folders and drops some connections without a word."""
+
+    def do_GET(self) -> None:
+        if self.path.endswith("/") or self.path == "/dropped.png":
+            self.close_connection = True
+            return
+        super().do_GET()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        return
+
+
+def test_media_on_a_web_server_are_read_and_a_dropped_connection_is_a_rejection(
+    tmp_path: Path, runtime: Runtime
+) -> None:
+    rows = 12
+    table = make_source(tmp_path / "source", rows)
+    handler = functools.partial(_Quiet, directory=str(tmp_path / "source" / "images"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        lines = [f"k{row},{address}/{'dropped' if row == 3 else row}.png" for row in range(rows)]
+        (tmp_path / "source" / "web.csv").write_text("\n".join(["key,image", *lines]) + "\n")
+        source = {"kind": "table", "path": str(table.with_name("web.csv")), "key": "key", "image": "image",
+                  "allow_roots": [address]}  # fmt: skip
+        made = ingest(configs.build({"name": "web", "source": source}), {}, runtime)
+        server.shutdown()
+    assert (made.facts["rows"], made.facts["inputs"]) == (rows - 1, rows)
+    assert made.facts["reasons"] == {"file_unreadable": 1, "no_slots": 1}
+    digests = staging.read_facts(runtime.store, made)["image.sha256"].to_list()
+    assert digests[0] == sha256((tmp_path / "source" / "images" / "0.png").read_bytes())
