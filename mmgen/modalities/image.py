@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -104,7 +103,7 @@ class ImageMedia:
             return Probe(ext, {}, (Finding("too_many_pixels", "reject", str(error)),))
         except UnidentifiedImageError:
             return Probe(ext, {}, (Finding("undecodable", "reject", f"starts like {ext}, but cannot be read as one"),))
-        except _BROKEN as error:
+        except _Undecodable as error:
             reason = "truncated" if "truncated" in str(error).lower() else "undecodable"
             return Probe(ext, {}, (Finding(reason, "reject", f"{ext} that cannot be decoded: {error}"),))
         facts = _measure(pixels) | {"mode": mode}
@@ -115,7 +114,7 @@ class ImageMedia:
         try:
             with _opened(data) as image:
                 return _pixels(image)
-        except (*_BROKEN, Image.DecompressionBombError) as error:
+        except (_Undecodable, UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise SourceError(f"image: wanted one that can be decoded, came {len(data)} bytes: {error}") from error
 
     def encode(self, value: NDArray[np.uint8]) -> bytes:
@@ -131,18 +130,9 @@ class ImageMedia:
         return _thumb(self.decode(data))
 
 
-# what Pillow raises for bytes that are broken in one way or another
-_BROKEN = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    struct.error,
-    IndexError,
-    KeyError,
-    OverflowError,
-    ZeroDivisionError,
-)
+class _Undecodable(Exception):
+    """Whatever a decoder raised for broken bytes: Pillow's readers let escape nearly any exception (TypeError for a
+    TIFF without sides, RuntimeError, struct.error, …), and a list of them is only complete until the next file."""
 
 
 @contextmanager
@@ -150,8 +140,13 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
     with warnings.catch_warnings():
         # our own cap is checked on the header; Pillow's warnings say nothing that the findings do not
         warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(data), formats=tuple(FORMATS.values())) as image:
-            yield image
+        try:
+            with Image.open(io.BytesIO(data), formats=tuple(FORMATS.values())) as image:
+                yield image
+        except (MemoryError, UnidentifiedImageError, Image.DecompressionBombError):
+            raise
+        except Exception as error:
+            raise _Undecodable(f"{error}" or type(error).__name__) from error
 
 
 def _cut_off(data: bytes, ext: str | None) -> str | None:

@@ -71,6 +71,19 @@ def test_broken_bytes_are_findings_never_errors(form: str, data: st.DataObject) 
     assert probe.rejected or set(probe.facts) == set(MEDIA.facts)
 
 
+def test_a_tiff_whose_second_directory_is_anywhere_is_a_finding() -> None:
+    # Pillow answers with a TypeError where that directory names no sides
+    whole = encoded(picture(), "TIFF")
+    first = int.from_bytes(whole[4:8], "little")
+    link = first + 2 + 12 * int.from_bytes(whole[first : first + 2], "little")
+    reasons = set()
+    for offset in range(0, len(whole), 2):
+        broken = whole[:link] + offset.to_bytes(4, "little") + whole[link + 4 :]
+        reasons |= {finding.reason for finding in MEDIA.probe(broken, LIMITS).findings}
+    assert reasons >= {"undecodable"}
+    assert reasons <= {"undecodable", "animated", "too_many_pixels"}
+
+
 @pytest.mark.parametrize(
     "value", [np.zeros((5, 7, 1), np.uint8), np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)]
 )
