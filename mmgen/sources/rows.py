@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 from mmgen.errors import ConfigError, unknown_name
 from mmgen.records import MediaRef, Modality, Rejection, Sample
@@ -79,6 +80,9 @@ class Roots:
         """The absolute path or URL that `written` names. Raises Refused for one outside, also through links."""
         if "\0" in written:
             raise Refused("the path holds a zero byte")
+        if "\\" in written:
+            # a name here, a separator on other systems and for some servers: what it reaches is not known
+            raise Refused("the path holds a backslash; write it with '/'")
         if "://" in written or "://" in self.base:
             return self._resolve_remote(written)
         path = os.path.normpath(os.path.join(self.base, written))
@@ -102,10 +106,24 @@ class Roots:
         else:
             scheme, rest = self.base.split("://", 1)
             rest = f"{rest}/{written}"
+        if scheme in ("http", "https") and (hidden := _hidden_step(rest)):
+            raise Refused(f"'{hidden}' in the address hides a '.', a '/' or a '\\'; write it plainly")
         url = f"{scheme}://{posixpath.normpath(rest)}"
         if not url.startswith(self._remote):
             raise Refused("the address lies outside the source; name its folder in source.allow_roots to allow it")
         return url
+
+
+def _hidden_step(address: str) -> str | None:
+    """The first piece of `address` that a server may decode to another folder than the one written, e.g. `%2e%2e`."""
+    for piece in address.split("?", 1)[0].split("/"):
+        plainly, decoded = piece, unquote(piece)
+        while decoded != plainly:
+            # some servers decode twice
+            if decoded in (".", "..") or "/" in decoded or "\\" in decoded:
+                return piece
+            plainly, decoded = decoded, unquote(decoded)
+    return None
 
 
 def _is_link(path: str) -> bool:

@@ -34,6 +34,7 @@ def root(tmp_path: Path) -> Path:
 HOSTILE = [
     "../secret/b.png", "sub/../../secret/b.png", "/etc/passwd", "../data-2/x.png", "../../../../../../etc/passwd",
     "file:///etc/passwd", "http://169.254.169.254/latest", "s3://bucket/key", "sub/\0.png", "..",
+    "..\\secret\\b.png", "sub\\a.png", "C:\\secret\\b.png",
 ]  # fmt: skip
 
 
@@ -84,6 +85,35 @@ def test_allowed_roots_open_folders_and_addresses(root: Path) -> None:
     ):
         with pytest.raises(Refused):
             roots.resolve(url)
+
+
+HIDDEN = ["%2e%2e/private.png", "sub/%2E./x.png", "..%2fprivate.png", "%252e%252e/x.png", "a%5c..%5cx.png", "%2e/x.png"]
+
+
+@pytest.mark.parametrize("path", HIDDEN)
+def test_steps_that_only_a_server_would_see_are_refused(path: str) -> None:
+    roots = Roots("https://pictures.example/set")
+    for written in (path, f"https://pictures.example/set/{path}"):
+        with pytest.raises(Refused, match=r"hides a|lies outside"):
+            roots.resolve(written)
+
+
+@pytest.mark.parametrize("path", ["a%20b.png", "100%.png", "x.png?of=%2e%2e%2f", "caf%C3%A9.png", "a%2Eb.png"])
+def test_other_escapes_are_part_of_an_address(path: str) -> None:
+    assert Roots("https://pictures.example/set").resolve(path) == f"https://pictures.example/set/{path}"
+
+
+def test_percent_signs_are_part_of_a_local_name(root: Path) -> None:
+    assert Roots(str(root)).resolve("sub/%2e%2e.png") == str(root / "sub" / "%2e%2e.png")
+
+
+def test_links_in_a_circle_lead_nowhere(root: Path) -> None:
+    (root / "one").symlink_to(root / "two")
+    (root / "two").symlink_to(root / "one")
+    (root / "deep").symlink_to(root)
+    roots = Roots(str(root))
+    for path in ("one", "one/a.png", "deep/deep/sub/a.png"):
+        assert roots.resolve(path) == str(root / path)
 
 
 def test_a_remote_source_keeps_its_own_paths() -> None:
