@@ -8,9 +8,9 @@ from typing import Any
 
 from flows.run_record import recorded_runs
 from flows.terminal import stdout, table, write
-from mmgen import artifact, catalog, promotions
+from mmgen import artifact, catalog, promotions, tombstones
 from mmgen.artifact import Artifact
-from mmgen.errors import UnknownReference
+from mmgen.errors import GateError, UnknownReference
 from mmgen.store import Store
 
 
@@ -54,16 +54,20 @@ def show_shown(answer: dict[str, Any]) -> None:
 
 
 def verified(store: str, ref: str) -> dict[str, Any]:
-    """{"ref", "files", "damaged": [line per file]}."""
+    """{"ref", "files", "damaged": [line per file], "purged": [path]}: what was purged is gone on purpose."""
     opened = Store(store)
     found = promotions.resolve(ref, opened)
-    return {"ref": found.ref, "files": len(found.files), "damaged": artifact.damaged(opened, found, rehash=True)}
+    purged = tombstones.purged(opened, found) & {entry.path for entry in found.files}
+    damaged = [line for line in artifact.damaged(opened, found, rehash=True)
+               if not (line.endswith(": missing") and line.removesuffix(": missing") in purged)]  # fmt: skip
+    return {"ref": found.ref, "files": len(found.files), "damaged": damaged, "purged": sorted(purged)}
 
 
 def show_verified(answer: dict[str, Any]) -> None:
     """Print the damaged files, or that there are none."""
-    good = f"{answer['ref']}: {answer['files']} files are as recorded"
-    write("\n".join(answer["damaged"]) or good)
+    purged = len(answer["purged"])
+    good = f"{answer['ref']}: {answer['files'] - purged} files are as recorded"
+    write("\n".join(answer["damaged"]) or good + (f", {purged} were purged (`mmgen forget --purge`)" if purged else ""))
 
 
 def reported(store: str, ref: str) -> dict[str, Any]:
@@ -84,7 +88,9 @@ def reported(store: str, ref: str) -> dict[str, Any]:
 def _pages(store: Store, found: Artifact) -> list[str]:
     match found.kind:
         case "dataset" | "verdicts":
-            return [f"{found.folder}/report.html"]
+            # a version that `forget` made has the page of its shards alone
+            report, shards = f"{found.folder}/report.html", f"{found.folder}/shards.html"
+            return [shards] if found.step == "forget" else [report]
         case "promotion":
             return [entry.path for entry in found.by_role("card")]
         case "model":
@@ -104,21 +110,38 @@ def show_ran(answer: dict[str, Any]) -> None:
     stdout().print(table(("run", "name", "state", "why"), rows) if rows else "no runs yet")
 
 
-def garbage(store: str) -> dict[str, Any]:
-    """{"files": [{"path", "bytes"}], "bytes"}: what no manifest names."""
-    found = catalog.unreferenced(Store(store))
+def garbage(store: str, *, dry_run: bool, older_than_hours: float) -> dict[str, Any]:
+    """{"files": [{"path", "bytes"}], "bytes", "deleted"}: what no manifest names. Raises GateError if a run goes on."""
+    opened = Store(store)
+    if not dry_run:
+        refuse_while_running(opened, "gc")
+    found = (
+        catalog.unreferenced(opened) if dry_run else catalog.collect(opened, older_than_seconds=older_than_hours * 3600)
+    )
     return {
         "files": [{"path": path, "bytes": count} for path, count in found],
         "bytes": sum(count for _, count in found),
+        "deleted": not dry_run,
     }
 
 
+def refuse_while_running(store: Store, what: str) -> None:
+    """Raises GateError if a run is going on: it may be about to name what would be deleted."""
+    going = [each for each in recorded_runs(store) if each["state"] == "running"]
+    if going:
+        run = going[0]
+        raise GateError(
+            f"{what}: wanted no run on this store, came {run['run']} of {run['name']} (process {run['pid']} on "
+            f"{run['host']}); wait for it or stop it"
+        )
+
+
 def show_garbage(answer: dict[str, Any]) -> None:
-    """Print what could go."""
+    """Print what could go, or went."""
     for each in answer["files"]:
         write(f"{size(each['bytes']):>10}  {each['path']}")
     total = f"{len(answer['files'])} files, {size(answer['bytes'])}"
-    write(f"{total}, that nothing names; a run that is going on may still name some")
+    write(f"{total} deleted" if answer["deleted"] else f"{total}, that nothing names; a run may still name some")
 
 
 def size(count: int) -> str:

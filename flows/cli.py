@@ -14,7 +14,6 @@ import typer
 
 from flows import cli_data
 from flows.endings import Group, SaidNo, ending
-from mmgen.errors import ConfigError
 
 STEPS = {
     "ingest": "Read a source into staging: probe every sample, count every row.",
@@ -259,20 +258,6 @@ def runs(store: StoreOption = STORE, as_json: Json = False) -> None:
     from flows import answers
 
     _answer(as_json, answers.ran(store), answers.show_ran)
-
-
-@app.command()
-def gc(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what nothing needs.")] = False,
-    store: StoreOption = STORE,
-    as_json: Json = False,
-) -> None:
-    """Say which files of the store nothing names."""
-    from flows import answers
-
-    if not dry_run:
-        raise ConfigError("gc: wanted --dry-run: this version only says what could go, and deletes nothing")
-    _answer(as_json, answers.garbage(store), answers.show_garbage)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from mmgen import artifact
 from mmgen.artifact import KINDS, Artifact
 from mmgen.errors import UnknownReference, unknown_name
 from mmgen.store import Store
+from mmgen.tombstones import is_tombstone
 
 # the folders that hold artifacts; everything else in a store (runs, caches, databases) is not ours to judge
 ARTIFACT_FOLDERS = (
@@ -56,11 +58,30 @@ def unreferenced(store: Store) -> list[tuple[str, int]]:
     Manifests and claims of committed versions are kept; a claim without a manifest belongs to a run that died.
     """
     named: set[str] = set()
+    folders: set[str] = set()
     for found in everything(store):
         named.update(entry.path for entry in found.files)
         named.update((found.manifest, f"{found.folder}/claim"))
+        folders.add(found.folder)
     paths = [path for folder in ARTIFACT_FOLDERS for path in store.walk(folder)]
-    return [(path, store.size(path) or 0) for path in paths if path not in named]
+    return [(path, store.size(path) or 0) for path in paths if path not in named and not _buried(path, folders)]
+
+
+def _buried(path: str, folders: set[str]) -> bool:
+    """A tombstone of what is committed stays."""
+    return is_tombstone(path) and path.rpartition("/")[0] in folders
+
+
+def collect(store: Store, *, older_than_seconds: float) -> list[tuple[str, int]]:
+    """Delete what nothing names and nobody wrote to for so long; (path, bytes) of each. Raises StoreError.
+
+    The age spares what a run that is going on has written and not yet named.
+    """
+    before = time.time() - older_than_seconds
+    gone = [(path, size) for path, size in unreferenced(store) if store.modified(path) <= before]
+    for path, _ in gone:
+        store.delete(path)
+    return gone
 
 
 def summary(found: Artifact) -> dict[str, Any]:

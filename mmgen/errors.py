@@ -63,8 +63,8 @@ class StoreError(OutsideError):
     """The store could not be read or written (full, refused, away)."""
 
 
-def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
-    """One line that answers an unknown `name` with the nearest and all known ones.
+def unknown_name(what: str, name: str, known: Iterable[str], *, listed: bool = True) -> str:
+    """One line that answers an unknown `name` with the nearest and (if `listed`) all known ones.
 
     >>> unknown_name("recipe", "smal", ["small", "large"])
     "unknown recipe 'smal': did you mean 'small'? known: large, small"
@@ -72,4 +72,4 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" did you mean '{near[0]}'?" if near else ""
-    return f"unknown {what} '{name}':{hint} known: {', '.join(names) or 'none'}"
+    return f"unknown {what} '{name}':{hint}" + (f" known: {', '.join(names) or 'none'}" if listed else "")

@@ -10,6 +10,7 @@ from typing import Any
 from mmgen.artifact import Artifact, Draft, canonical_json, fingerprint
 from mmgen.config import Config
 from mmgen.errors import IntegrityError, SourceError, StoreError
+from mmgen.forgotten import Ledger
 from mmgen.identity import SCHEMA_VERSION, STEP_VERSIONS, config_part, identity
 from mmgen.modalities.table import declared
 from mmgen.records import MediaRef, Rejection, Sample
@@ -131,6 +132,7 @@ class _Plans:
     def __init__(self, config: Config, runtime: Runtime) -> None:
         self._config, self._names = config, list[str]()
         self._cache = DigestCache(runtime.store, config.name, rehash=runtime.rehash)
+        self._forgotten = Ledger.read(runtime.store, config.name)
         self._failures = 0
         self._identity = {
             "version": STEP_VERSIONS["ingest"], "schema": SCHEMA_VERSION, "config": config_part("ingest", config),
@@ -178,6 +180,8 @@ class _Plans:
     def _plan(self, row: Row) -> tuple[dict[str, Any], dict[str, bytes], int]:
         rejections = list(row.rejections)
         sample = row.sample or Sample(row.number, rejections[0].key if rejections else "")
+        if self._forgotten.line_of(sample.key) is not None:
+            return self._blank(row.number, sample.key), {}, 0
         media: dict[str, dict[str, Any]] = {}
         embedded: dict[str, bytes] = {}
         failed = ""
@@ -202,6 +206,16 @@ class _Plans:
             "rejections": [asdict(each) for each in rejections],
         }  # fmt: skip
         return planned, embedded, sum(each["size"] for each in media.values())
+
+    def _blank(self, number: int, key: str) -> dict[str, Any]:
+        """A forgotten row: counted, with nothing that was in it."""
+        token = self._forgotten.token(key)
+        said = f"forgotten, line {self._forgotten.line_of(key)} of the ledger"
+        noted = Rejection(number, token, "ingest", None, "forgotten", "reject", said)
+        return {
+            "row": number, "key": token, "sample": False, "label": None, "group": None, "split": None, "meta": {},
+            "media": {}, "texts": {}, "rejections": [asdict(noted)],
+        }  # fmt: skip
 
     def _locate(self, ref: MediaRef) -> dict[str, Any]:
         """Where a slot's bytes are, how many, and their digest (of the whole file, `of`, if they are a span of it)."""

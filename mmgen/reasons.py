@@ -83,6 +83,7 @@ REASONS: Mapping[str, Reason] = {
     "pii_phone": Reason("ingest", "flag", "a phone number", tunable=True),
     "pii_card": Reason("ingest", "flag", "a payment card number with a right check digit", tunable=True),
     # rows
+    "forgotten": Reason("ingest", "drop", "a key that was forgotten: the ledger of `mmgen forget` names it"),
     "no_slots": Reason("ingest", "reject", "no slot is there, or none is left", ("validate.on_bad_slot",)),
     "schema": Reason("validate", "reject", "facts that break their schema"),
     "duplicate_key": Reason("validate", "reject", "an earlier row has this key"),

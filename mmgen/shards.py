@@ -11,8 +11,8 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 import polars as pl
 
@@ -27,7 +27,7 @@ from mmgen.report.readme import readme
 from mmgen.runtime import Runtime, circumstance
 from mmgen.shard_config import ShardConfig
 from mmgen.staging import StagedMedia, read_facts
-from mmgen.store import Store
+from mmgen.store import Store, sha256
 from mmgen.tables import parquet, read_parquet
 from mmgen.tars import TarWriter, safe_key
 from mmgen.verdicts import check_counts, split_rank
@@ -121,33 +121,46 @@ def shard(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> A
     staging = inputs["staging"]
     rows = _kept_rows(store, verdicts, staging, slots)
     base = _load_base(store, verdicts, known.config)
-    pieces = [Piece(row["key"], row["split"], row["digest"], _size(row, slots)) for row in rows.iter_rows(named=True)]
-    made = plan(pieces, _base_shards(store, base), config.shard, config.seed)
+    made = plan(pieces_of(rows, slots), base_shards(store, base), config.shard, config.seed)
     draft = Draft(store, "dataset", config.name, known.fingerprint, version=verdicts.version)
-    infos = [_adopt(draft, base, digest) for digest in made.shared] if base else []
-    infos += [_name(draft, info) for info in _write(config.name, made, rows, staging, slots, runtime)]
+    infos = [adopt(draft, base, digest) for digest in made.shared] if base else []
+    infos += [name_files(draft, info) for info in _write(config.name, made, rows, staging, slots, runtime)]
     _check(infos, rows, verdicts)
     infos.sort(key=lambda info: split_rank(info.split))
-    labels = sorted(rows["label"].drop_nulls().unique().to_list()) or None
     facts = {
         "counts": dict(verdicts.facts["counts"]),
         "splits": dict(verdicts.facts["splits"]),
-        "slots": {
-            slot: {"modality": modality, "present": int(rows[f"{slot}.present"].sum())}
-            for slot, modality in slots.items()
-        },
-        "labels": labels,
+        "slots": slot_facts(rows, slots),
+        "labels": label_names(rows),
         "base": verdicts.facts["base"],
         "shards": {"shared": len(made.shared), "written": len(made.written)},
         "layout": STEP_VERSIONS["shard"],
     }
-    draft.put("README.md", readme(config.name, draft.version, facts, infos), "readme")
-    stats = [json.loads(store.read(f"{info.path.removesuffix('.tar')}_stats.json")) for info in infos]
-    draft.put("shards.html", shard_report.render(config.name, draft.version, infos, stats, list(slots)), "shard-report")
+    describe(draft, facts, infos)
     return draft.commit(
         step="shard", config=known.config, pin=known.pin, circumstance=circumstance(workers=runtime.workers),
         inputs={role: each.link for role, each in inputs.items()}, facts=facts,
     )  # fmt: skip
+
+
+def describe(draft: Draft, facts: Mapping[str, Any], infos: Sequence[ShardInfo]) -> None:
+    """Put what tells people and other readers of a version: its README and the page of its shards."""
+    draft.put("README.md", readme(draft.name, draft.version, facts, infos), "readme")
+    stats = [json.loads(draft.store.read(f"{info.path.removesuffix('.tar')}_stats.json")) for info in infos]
+    page = shard_report.render(draft.name, draft.version, infos, stats, list(facts["slots"]))
+    draft.put("shards.html", page, "shard-report")
+
+
+def slot_facts(rows: pl.DataFrame, slots: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Slot → its modality, and in how many of the rows it is present."""
+    return {
+        slot: {"modality": modality, "present": int(rows[f"{slot}.present"].sum())} for slot, modality in slots.items()
+    }
+
+
+def label_names(rows: pl.DataFrame) -> list[str] | None:
+    """The labels of the rows, sorted; None if there are none."""
+    return sorted(rows["label"].drop_nulls().unique().to_list()) or None
 
 
 def _kept_rows(store: Store, verdicts: Artifact, staging: Artifact, slots: Mapping[str, str]) -> pl.DataFrame:
@@ -168,6 +181,11 @@ def _kept_rows(store: Store, verdicts: Artifact, staging: Artifact, slots: Mappi
     return rows.with_columns(*changed, split=pl.col("assigned")).drop("assigned", "dropped_slots")
 
 
+def pieces_of(rows: pl.DataFrame, slots: Mapping[str, str]) -> list[Piece]:
+    """The rows as `plan` wants them."""
+    return [Piece(row["key"], row["split"], row["digest"], _size(row, slots)) for row in rows.iter_rows(named=True)]
+
+
 def _size(row: Mapping[str, Any], slots: Mapping[str, str]) -> int:
     """Bytes of a row's members in a tar, headers and padding included."""
     media = sum((row[f"{slot}.bytes"] or 0) + 1024 for slot in slots if row[f"{slot}.present"])
@@ -185,7 +203,7 @@ def _load_base(store: Store, verdicts: Artifact, part: Mapping[str, Any]) -> Art
     return base if same else None
 
 
-def _base_shards(store: Store, base: Artifact | None) -> list[BaseShard]:
+def base_shards(store: Store, base: Artifact | None) -> list[BaseShard]:
     """The base version's shards. One with a damaged file is written anew from staging, in the same place."""
     found: list[BaseShard] = []
     for entry in base.by_role("facts") if base else ():
@@ -197,7 +215,7 @@ def _base_shards(store: Store, base: Artifact | None) -> list[BaseShard]:
     return found
 
 
-def _adopt(draft: Draft, base: Artifact, digest: str) -> ShardInfo:
+def adopt(draft: Draft, base: Artifact, digest: str) -> ShardInfo:
     """Name a base shard's four files in this version."""
     mine = {entry.role: entry for entry in base.files if entry.facts.get("digest") == digest}
     for role in ROLES:
@@ -206,7 +224,8 @@ def _adopt(draft: Draft, base: Artifact, digest: str) -> ShardInfo:
     return ShardInfo(tar.facts["split"], digest, tar.path, mine["facts"].path, tar.facts["samples"], tar.size)
 
 
-def _name(draft: Draft, entries: Sequence[FileEntry]) -> ShardInfo:
+def name_files(draft: Draft, entries: Sequence[FileEntry]) -> ShardInfo:
+    """Name the four files of a shard that was written in this version."""
     for entry in entries:
         draft.adopt(entry)
     tar, facts = entries[0], entries[1]
@@ -220,13 +239,17 @@ def _write(
     place = {key: index for index, key in enumerate(rows["key"].to_list())}
     arguments = []
     for split, keys in made.written:
-        ordered = sorted(keys, key=lambda key: safe_key(key) + ".")
-        table = rows[[place[key] for key in ordered]]
+        table = rows[[place[key] for key in in_tar(keys)]]
         arguments.append((runtime.store.uri, name, split, parquet(table), staging.fingerprint, dict(slots)))
     with runtime.progress.bar("shard", rows.height) as bar:
         entries = runtime.map("shard", write_shard, arguments, runtime.workers)
         bar.advance(rows.height)
     return [[FileEntry(**entry) for entry in each] for each in entries]
+
+
+def in_tar(keys: Iterable[str]) -> list[str]:
+    """The keys in the order of their members in a tar."""
+    return sorted(keys, key=lambda key: safe_key(key) + ".")
 
 
 def write_shard(
@@ -241,9 +264,23 @@ def write_shard(
     staging = artifact.find_staging(store, staged)
     if staging is None:
         raise IntegrityError(f"staging {staged[:12]} is gone from {uri}; ingest again")
-    table = pl.read_parquet(io.BytesIO(facts))
+    with StagedMedia(store, staging) as media:
+        return [asdict(entry) for entry in
+                write_files(store, name, split, pl.read_parquet(io.BytesIO(facts)), media, slots)]  # fmt: skip
+
+
+class Media(Protocol):
+    """Where the bytes of rows come from."""
+
+    def read(self, row: int, slot: str, ext: str) -> bytes: ...
+
+
+def write_files(
+    store: Store, name: str, split: str, table: pl.DataFrame, media: Media, slots: Mapping[str, str]
+) -> list[FileEntry]:
+    """Write the four files of a shard, in the order of ROLES. table: its rows in the order of the tar."""
     folder = f"datasets/{name}/shards"
-    with StagedMedia(store, staging) as media, store.pieces(folder) as tar:
+    with store.pieces(folder) as tar:
         writer = TarWriter(tar)
         for member, data in _members(table, media, slots):
             writer.add(member, data)
@@ -259,18 +296,10 @@ def write_shard(
         "index": (f"{stem}.tar.idx", index.to_bytes()),
         "stats": (f"{stem}_stats.json", canonical_json(_stats(table, slots, index.length))),
     }
-    entries = [{"path": f"{stem}.tar", "size": index.length, "sha256": index.sha256, "role": "shard", "facts": about}]
+    entries = [FileEntry(f"{stem}.tar", index.length, index.sha256, "shard", about)]
     for role, (path, content) in files.items():
         store.write(path, content)
-        entries.append(
-            {
-                "path": path,
-                "size": len(content),
-                "sha256": hashlib.sha256(content).hexdigest(),
-                "role": role,
-                "facts": about,
-            }
-        )
+        entries.append(FileEntry(path, len(content), sha256(content), role, about))
     return entries
 
 
@@ -286,7 +315,7 @@ def _facts_file(store: Store, path: str, table: pl.DataFrame) -> bytes:
     return parquet(table)
 
 
-def _members(table: pl.DataFrame, media: StagedMedia, slots: Mapping[str, str]) -> Iterable[tuple[str, bytes]]:
+def _members(table: pl.DataFrame, media: Media, slots: Mapping[str, str]) -> Iterable[tuple[str, bytes]]:
     """The tar's members in their sorted order. Media are the source's bytes, verbatim."""
     for row in table.iter_rows(named=True):
         texts = {slot: each for slot, each in json.loads(row["texts"]).items() if row[f"{slot}.present"]}

@@ -99,6 +99,12 @@ class Store:
         except FileNotFoundError:
             return None
 
+    def modified(self, path: str) -> float:
+        """When the file at `path` was last written, in seconds since 1970. Raises FileNotFoundError."""
+        with _outside("look up", self.full(path)):
+            full = self.full(path)
+            return os.stat(full).st_mtime if self.local else self.fs.modified(full).timestamp()
+
     def read(self, path: str) -> bytes:
         """All bytes of `path`. Raises FileNotFoundError, StoreError."""
         with _outside("read", self.full(path)):

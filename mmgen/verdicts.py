@@ -144,6 +144,9 @@ class _Judge:
             if row is None:
                 row = by_row[found.row] = Row(found.row, found.key, None)
                 self.rows.append(row)
+            if found.reason == "forgotten":
+                self.settle(row, "dropped", found.reason, found.message)
+                continue
             bad_slot = found.severity == "reject" and row.place is not None and found.slot in self.slots
             if bad_slot and self.config.on_bad_slot == "drop_slot":
                 row.dropped_slots = tuple(sorted({*row.dropped_slots, str(found.slot)}))

@@ -16,18 +16,18 @@ from mmgen.errors import StoreError
 from mmgen.runtime import Runtime
 from mmgen.store import Store
 from tests.data_sources import table_config, write_source
-from tests.faults.killer import STEPS, broken, contents
+from tests.faults.killer import FORGET, STEPS, broken, contents
 
 ROOT = Path(__file__).parents[2]
 #: fewer writes than this and the step cannot have been watched
-LEAST_WRITES = {"ingest": 8, "validate": 6, "shard": 14}
+LEAST_WRITES = {"ingest": 8, "validate": 6, "shard": 14, FORGET: 30}
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", [*STEPS, FORGET])
 def test_a_step_killed_at_any_write_ends_byte_identical_when_run_again(step: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults.killer", str(tmp_path), step],
-        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

@@ -11,12 +11,13 @@ from tests.guards.source import PACKAGES, imports, modules, parsed, where
 
 # mmgen from the ground up: a file imports only from rooms that stand before its own, or from its own room
 ORDER = (
-    "errors", "records", "reasons", "store", "artifact", "runtime", "settings",
+    "errors", "records", "reasons", "store", "artifact", "tombstones", "runtime", "settings",
     # every room's config.py and those of single files stand here, whatever else their room may need
     "configs",
     "tables", "tars", "order", "modalities", "dataset", "sources", "duplicates",
-    "identity", "catalog", "tracking", "promotions", "report", "staging", "ingest", "splits", "verdicts", "validate",
-    "shards",
+    "identity", "catalog", "forgotten", "holders", "tracking", "promotions",
+    "report", "staging", "ingest", "splits", "verdicts", "validate",
+    "shards", "forget",
     # the torch line
     "preprocess", "features", "batches", "codecs", "encoders", "fusion", "generators", "training",
     "codec_set", "embeddings", "extract", "maker", "generate", "evaluate", "fit_parts", "fit_judges", "evalset", "fit",

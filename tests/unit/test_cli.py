@@ -37,12 +37,13 @@ OPTIONS = {
     "verify": {"--store", "--json"},
     "report": {"--store", "--json"},
     "runs": {"--store", "--json"},
-    "gc": {"--dry-run", "--store", "--json"},
+    "forget": {"--dataset", "--list", "--purge", "--dry-run", "--store", "--json"},
+    "gc": {"--dry-run", "--older-than", "--store", "--json"},
     "deploy": {"--cron", "--gpu", "--workers", "--store", "--json"},
 }  # fmt: skip
 ARGUMENTS = {
     "run": ["config"], "init": ["file"], "generate": ["model"], "ls": ["kind"], "show": ["ref"], "verify": ["ref"],
-    "report": ["ref"], "deploy": ["config"], **{name: ["config"] for name in steps.NAMES},
+    "report": ["ref"], "forget": ["keys"], "deploy": ["config"], **{name: ["config"] for name in steps.NAMES},
 }  # fmt: skip
 
 
@@ -97,7 +98,9 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
         (["show", "nothing@1"], ["nothing"]),
         (["ls", "datasets"], ["did you mean 'dataset'"]),
         (["report", "a:b:c"], ["[kind:]name[@version|@alias]"]),
-        (["gc"], ["--dry-run"]),
+        (["gc", "--older-than", "soon"], ["--older-than", "valid"]),
+        (["forget"], ["KEY", "--list"]),
+        (["forget", "k", "--list", "nowhere.txt"], ["--list", "nowhere.txt"]),
         (["generate", "m", "--to", "text", "--image", "no.png"], ["--image", "no.png"]),
         (["generate", "m", "--to", "text", "--slot", "question"], ["NAME=VALUE"]),
         (["init", "no.csv"], ["no.csv", "no such file"]),
