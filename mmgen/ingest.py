@@ -15,10 +15,10 @@ from mmgen.identity import SCHEMA_VERSION, STEP_VERSIONS, config_part, identity
 from mmgen.modalities.table import declared
 from mmgen.records import MediaRef, Rejection, Sample
 from mmgen.runtime import Runtime, circumstance
-from mmgen.sources.digests import DigestCache
+from mmgen.sources.digests import DigestCache, take_fetches
 from mmgen.sources.rows import Row, with_clean_text
 from mmgen.sources.table import open_source
-from mmgen.staging import Batch, find_batch, stage, write_plan
+from mmgen.staging import Batch, find_batch, is_planned, stage, write_plan
 from mmgen.store import sha256
 from mmgen.tars import safe_key
 
@@ -34,7 +34,9 @@ def ingest(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> 
         for plan in plans:
             names.append(plan.name)
             if find_batch(runtime.store, plan.name, rehash=runtime.verify) is None:
-                write_plan(runtime.store, plan.name, plan.rows, plan.embedded)
+                # the look at the source that decided about this run may have written it, with bytes that it read
+                if not is_planned(runtime.store, plan.name):
+                    write_plan(runtime.store, plan.name, plan.rows, plan.embedded)
                 fresh.append(plan.name)
                 rows += len(plan.rows)
             bar.advance(len(plan.rows))
@@ -47,14 +49,16 @@ def ingest(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> 
     return _commit(config, inputs, runtime, names, plans.digest(), fresh=len(fresh))
 
 
-def source_digest(config: Config, runtime: Runtime) -> str:
+def source_digest(config: Config, runtime: Runtime, *, prepare: bool = False) -> str:
     """The digest of all that the source says, in its order: what makes ingest's fingerprint.
 
-    Files of unchanged size and change mark are not read, unless `runtime.rehash`.
+    Files of unchanged size and change mark are not read, unless `runtime.rehash`. prepare: write the plans of batches
+    that are not staged, with what was read of remote files, for the ingest that follows at once.
     """
     plans = _Plans(config, runtime)
-    for _ in plans:
-        pass
+    for plan in plans:
+        if prepare and find_batch(runtime.store, plan.name) is None:
+            write_plan(runtime.store, plan.name, plan.rows, plan.embedded)
     return plans.digest()
 
 
@@ -97,7 +101,12 @@ def _commit(
         inputs={role: each.link for role, each in inputs.items()},
         facts=_count(whole),
         pin=mine.pin,
-        circumstance=circumstance(source=config.source.path, batches=len(names), batches_read=fresh),
+        circumstance=circumstance(
+            source=config.source.path,
+            batches=len(names),
+            batches_read=fresh,
+            fetches=take_fetches(runtime.store, config.name),
+        ),
     )
 
 
@@ -133,6 +142,8 @@ class _Plans:
         self._config, self._names = config, list[str]()
         self._cache = DigestCache(runtime.store, config.name, rehash=runtime.rehash)
         self._forgotten = Ledger.read(runtime.store, config.name)
+        # a remote store would get the bytes, to give them back: they are fetched again where they are staged
+        self._keep = runtime.store.local
         self._failures = 0
         self._identity = {
             "version": STEP_VERSIONS["ingest"], "schema": SCHEMA_VERSION, "config": config_part("ingest", config),
@@ -163,7 +174,9 @@ class _Plans:
         rows = open_source(self._config.source, self._config.slots).rows()
         while ahead := list(itertools.islice(rows, self._config.ingest.batch_rows)):
             samples = (row.sample for row in ahead if row.sample is not None)
-            self._cache.prefetch(ref.uri for sample in samples for ref in sample.media.values() if ref.uri is not None)
+            refs = [ref for sample in samples for ref in sample.media.values() if ref.uri is not None]
+            whole = {ref.uri for ref in refs if ref.uri and ref.span is None} if self._keep else set()
+            self._cache.prefetch((ref.uri for ref in refs if ref.uri is not None), whole)
             yield from ahead
 
     def digest(self) -> str:
@@ -196,8 +209,9 @@ class _Plans:
                 rejections.append(
                     Rejection(row.number, sample.key, "source", slot, "file_unreadable", "reject", failed)
                 )
-            if ref.data is not None:
-                embedded[f"{row.number:09d}.{safe_key(slot)}"] = ref.data
+            data = self._cache.take(ref.uri) if ref.uri is not None and ref.span is None else ref.data
+            if data is not None and slot in media:
+                embedded[f"{row.number:09d}.{safe_key(slot)}"] = data
         self._count_failures(row.number, failed, opened=bool(media))
         planned = {
             "row": row.number, "key": sample.key, "sample": row.sample is not None, "label": sample.label,

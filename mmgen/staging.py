@@ -22,6 +22,7 @@ from mmgen.modalities.probing import Probe
 from mmgen.modalities.table import MODALITIES, mismatch
 from mmgen.records import Modality, Rejection
 from mmgen.sources.digests import CONNECTIONS
+from mmgen.sources.fetching import Patience
 from mmgen.store import Store, read_uri, sha256
 from mmgen.tars import TarIndex, TarReader, TarWriter, pack, safe_key
 
@@ -129,6 +130,11 @@ def write_plan(store: Store, name: str, rows: Sequence[Mapping[str, Any]], embed
     store.write(f"{FOLDER}/{name}.plan.tar", data)
 
 
+def is_planned(store: Store, name: str) -> bool:
+    """Whether the plan of this batch is there."""
+    return store.exists(f"{FOLDER}/{name}.plan.tar")
+
+
 def _read_plan(store: Store, name: str) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
     import tarfile
 
@@ -154,7 +160,7 @@ def stage(store_uri: str, name: str, slots: Mapping[str, Modality], checks: Mapp
         if find_batch(store, name) is None:
             raise IntegrityError(f"staging batch {name[:12]}: neither its plan nor its files are there") from None
         return
-    embedded |= _fetch(rows, slots, limits)
+    embedded |= _fetch(rows, slots, limits, embedded)
     with store.pieces(FOLDER) as tar:
         stager = _Stager(slots, limits, embedded, TarWriter(tar))
         for row in rows:
@@ -240,18 +246,22 @@ class _Stager:
         return data, replace(probe, findings=(*probe.findings, *found))
 
 
-def _fetch(rows: Sequence[Mapping[str, Any]], slots: Mapping[str, Modality], limits: CheckConfig) -> dict[str, bytes]:
-    """The bytes of remote media, read side by side, by embedded name."""
+def _fetch(
+    rows: Sequence[Mapping[str, Any]], slots: Mapping[str, Modality], limits: CheckConfig, have: Mapping[str, bytes]
+) -> dict[str, bytes]:
+    """The bytes of remote media that the plan does not have, read side by side, by embedded name."""
     wanted = [
-        (f"{row['row']:09d}.{safe_key(slot)}", row["row"], each)
+        (name, row["row"], each)
         for row in rows for slot, each in row["media"].items()
         if each["uri"] is not None and "://" in each["uri"]
+        and (name := f"{row['row']:09d}.{safe_key(slot)}") not in have
         and MODALITIES[slots[slot]].refuse_size(each["size"], limits) is None
     ]  # fmt: skip
     if not wanted:
         return {}
+    patience = Patience()
     with ThreadPoolExecutor(CONNECTIONS) as pool:
-        found = pool.map(lambda each: _read(each[1], each[2]), wanted)
+        found = pool.map(lambda each: patience(lambda: _read(each[1], each[2])), wanted)
         return {name: data for (name, _, _), data in zip(wanted, found, strict=True)}
 
 

@@ -124,11 +124,16 @@ def gather(step: Step, config: Config, runtime: Runtime, made: Mapping[str, Arti
     return found
 
 
-def decide(step: Step, config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> Decision:
-    """Run or skip, and why. Reads manifests and file sizes only (and re-hashes if runtime.verify)."""
+def decide(
+    step: Step, config: Config, inputs: Mapping[str, Artifact], runtime: Runtime, *, prepare: bool = False
+) -> Decision:
+    """Run or skip, and why. Reads manifests and file sizes only (and re-hashes if runtime.verify).
+
+    prepare: the step is run at once if it has to be, so what was read to decide is kept for it.
+    """
     digest = None
     if step.name == "ingest":
-        digest = _function("mmgen.ingest:source_digest")(config, runtime)
+        digest = _function("mmgen.ingest:source_digest")(config, runtime, prepare=prepare)
     if step.name in ("validate", "shard") and runtime.rebuild:
         return Decision(None, "--rebuild")
     if step.check and runtime.refit:
@@ -232,7 +237,7 @@ def _differing(old: Any, new: Any, path: str = "") -> list[str]:
 def perform(step: Step, config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> Outcome:
     """Decide, and run if needed. Raises GateError if the artifact that stands in did not pass its gate."""
     started = time.monotonic()
-    decision = decide(step, config, inputs, runtime)
+    decision = decide(step, config, inputs, runtime, prepare=True)
     kept, why = decision.artifact, decision.why
     if kept is not None and decision.check:
         assert step.check is not None

@@ -302,8 +302,9 @@ def stat_folder(uri: str) -> dict[str, tuple[int, str]]:
 
 
 def _size_and_mark(info: Mapping[str, Any]) -> tuple[int, str]:
-    mark = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("mtime") or ""
-    return int(info["size"] or 0), str(mark)
+    # S3, GCS, web servers and file systems, each in its own spelling
+    names = ("ETag", "etag", "LastModified", "Last-Modified", "mtime")
+    return int(info["size"] or 0), str(next((info[name] for name in names if info.get(name)), ""))
 
 
 def list_uri(uri: str) -> list[str]:

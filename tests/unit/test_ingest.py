@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import functools
@@ -8,9 +9,9 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 import pytest
@@ -18,12 +19,14 @@ import pytest
 from data_schemas.facts import failures
 from mmgen import config as configs
 from mmgen import ingest as ingest_module
-from mmgen import staging
+from mmgen import staging, steps
 from mmgen.artifact import Artifact, damaged
 from mmgen.config import Config
 from mmgen.errors import ConfigError, IntegrityError, SourceError
 from mmgen.ingest import Pending, ingest, pending, source_digest
 from mmgen.runtime import Runtime, map_local
+from mmgen.sources import fetching
+from mmgen.sources.config import IngestConfig
 from mmgen.store import Store, sha256
 from mmgen.tars import TarReader, pack
 from tests.unit.sources.media import png, wav
@@ -415,35 +418,98 @@ def test_a_remote_table_is_read_with_its_media(runtime: Runtime) -> None:
         assert media.read(0, "image", "png") == png(1)
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    """A web server that lists no folders and drops some connections without a word."""
+class _Web(http.server.SimpleHTTPRequestHandler):
+    """A web server that lists no folders, drops some connections without a word, is busy at times, and keeps count."""
+
+    asked: ClassVar[list[str]] = []
+    busy_every = 0
 
     def do_GET(self) -> None:
+        self.asked.append(self.path)
         if self.path.endswith("/") or self.path == "/dropped.png":
             self.close_connection = True
-            return
-        super().do_GET()
+        elif self.busy_every and len(self.asked) % self.busy_every == 0:
+            self.send_error(503)
+        elif self.path == "/open.png":
+            # its length is not told: the end of the connection is the end of the file
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write((Path(self.directory) / "1.png").read_bytes())
+        else:
+            super().do_GET()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         return
 
 
+WEB_ROWS = 12
+
+
+@contextlib.contextmanager
+def on_the_web(folder: Path, special: Mapping[int, str], busy_every: int = 0) -> Iterator[Config]:
+    """A table of WEB_ROWS pictures that a server has; special: row → another file's name."""
+    table = make_source(folder, WEB_ROWS)
+    web = type("Web", (_Web,), {"asked": [], "busy_every": busy_every})
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(web, directory=str(folder / "images"))
+    ) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        lines = [f"k{row},{address}/{special.get(row, row)}.png" for row in range(WEB_ROWS)]
+        table.with_name("web.csv").write_text("\n".join(["key,image", *lines]) + "\n")
+        source = {"kind": "table", "path": str(table.with_name("web.csv")), "key": "key", "image": "image",
+                  "allow_roots": [address]}  # fmt: skip
+        _Web.asked = web.asked
+        yield configs.build({"name": "web", "source": source})
+        server.shutdown()
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "FIRST_WAIT_SECONDS", 0.001)
+
+
+@pytest.mark.usefixtures("no_waiting")
 def test_media_on_a_web_server_are_read_and_a_dropped_connection_is_a_rejection(
     tmp_path: Path, runtime: Runtime
 ) -> None:
-    rows = 12
-    table = make_source(tmp_path / "source", rows)
-    handler = functools.partial(_Quiet, directory=str(tmp_path / "source" / "images"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
-        lines = [f"k{row},{address}/{'dropped' if row == 3 else row}.png" for row in range(rows)]
-        (tmp_path / "source" / "web.csv").write_text("\n".join(["key,image", *lines]) + "\n")
-        source = {"kind": "table", "path": str(table.with_name("web.csv")), "key": "key", "image": "image",
-                  "allow_roots": [address]}  # fmt: skip
-        made = ingest(configs.build({"name": "web", "source": source}), {}, runtime)
-        server.shutdown()
-    assert (made.facts["rows"], made.facts["inputs"]) == (rows - 1, rows)
+    with on_the_web(tmp_path / "source", {3: "dropped"}) as config:
+        made = ingest(config, {}, runtime)
+    assert (made.facts["rows"], made.facts["inputs"]) == (WEB_ROWS - 1, WEB_ROWS)
     assert made.facts["reasons"] == {"file_unreadable": 1, "no_slots": 1}
     digests = staging.read_facts(runtime.store, made)["image.sha256"].to_list()
     assert digests[0] == sha256((tmp_path / "source" / "images" / "0.png").read_bytes())
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_a_busy_server_is_asked_again_and_every_file_is_read_once(tmp_path: Path, runtime: Runtime) -> None:
+    with on_the_web(tmp_path / "source", {}, busy_every=5) as config:
+        (outcome,) = steps.run(config, runtime, ("ingest",))
+        asked = list(_Web.asked)
+    made = outcome.artifact
+    assert (made.facts["rows"], made.facts["reasons"]) == (WEB_ROWS, {})
+    fetches = made.circumstance["fetches"]
+    assert fetches["retries"] >= 2
+    # those that were answered: HEAD tells size and mark, GET brings the bytes
+    assert len(asked) - len(asked) // 5 == WEB_ROWS
+    with on_the_web(tmp_path / "calm", {}) as config:
+        calm = ingest(config, {}, dataclasses.replace(runtime, store=Store(tmp_path / "other")))
+    assert [each.sha256 for each in calm.by_role("tar")] == [each.sha256 for each in made.by_role("tar")]
+    assert calm.circumstance["fetches"]["retries"] == 0
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_a_file_whose_length_is_not_told_is_read_whole(tmp_path: Path, runtime: Runtime) -> None:
+    with on_the_web(tmp_path / "source", {4: "open"}) as config:
+        made = ingest(config, {}, runtime)
+    assert made.facts["rows"] == WEB_ROWS
+    assert staging.read_facts(runtime.store, made)["image.sha256"][4] == sha256(png(1))
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_a_server_that_is_gone_ends_the_run_with_the_cause(tmp_path: Path, runtime: Runtime) -> None:
+    with on_the_web(tmp_path / "source", {}) as config:
+        pass
+    config = config.model_copy(update={"ingest": IngestConfig(max_consecutive_failures=5)})
+    with pytest.raises(SourceError, match=r"media of 5 rows in a row.*cannot be opened"):
+        ingest(config, {}, runtime)

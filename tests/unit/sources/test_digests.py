@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from mmgen.errors import StoreError
 from mmgen.sources import digests
 from mmgen.sources.digests import DigestCache
+from mmgen.sources.fetching import ATTEMPTS, GIVEN_UP, Patience
 from mmgen.store import Store
 
 
@@ -98,3 +102,51 @@ def test_remote_files_are_looked_up_side_by_side() -> None:
     assert [cache.of(uri).sha256 for uri in uris[:2]] == [hashlib.sha256(data).hexdigest() for data in (b"one", b"two")]
     with pytest.raises(FileNotFoundError):
         cache.of(uris[2])
+
+
+class _Away(OSError):
+    """What a client says of a busy server."""
+
+    status = 503
+
+
+def failing(times: int, error: Exception) -> Callable[[], str]:
+    left = iter(range(times))
+
+    def work() -> str:
+        if next(left, None) is not None:
+            raise StoreError("away") from error
+        return "there"
+
+    return work
+
+
+def test_what_passes_is_waited_for_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    patience = Patience()
+    for error in (_Away(), TimeoutError(), ConnectionResetError()):
+        assert patience(failing(3, error)) == "there"
+    assert (patience.calls, patience.retries) == (3, 9)
+    assert waits[:3] == [0.5, 1.0, 2.0]
+    with pytest.raises(StoreError):
+        patience(failing(4, TimeoutError()))
+
+
+@pytest.mark.parametrize("error", [PermissionError(), ValueError(), type("Gone", (OSError,), {"status": 410})()])
+def test_what_does_not_pass_is_asked_once(error: Exception) -> None:
+    patience = Patience()
+    with pytest.raises(StoreError):
+        patience(failing(1, error))
+    assert patience.retries == 0
+
+
+def test_a_source_that_is_gone_is_not_waited_for_forever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    patience = Patience()
+    for _ in range(2 * GIVEN_UP):
+        with pytest.raises(StoreError):
+            patience(failing(9, TimeoutError()))
+    assert patience.retries == GIVEN_UP * (ATTEMPTS - 1)
+    assert patience(failing(0, TimeoutError())) == "there"
+    assert patience(failing(2, TimeoutError())) == "there", "one that answers makes it patient again"
