@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from mmgen.errors import SourceError
 from mmgen.modalities.config import CheckConfig
@@ -98,7 +98,7 @@ class ImageMedia:
                 frames, mode = int(getattr(image, "n_frames", 1)), image.mode
                 if cut := _cut_off(data, ext):
                     return Probe(ext, {}, (Finding("truncated", "reject", cut),))
-                pixels = _pixels(image)
+                facts = _measure(_upright(image)) | {"mode": mode}
         except Image.DecompressionBombError as error:
             return Probe(ext, {}, (Finding("too_many_pixels", "reject", str(error)),))
         except UnidentifiedImageError:
@@ -106,14 +106,13 @@ class ImageMedia:
         except _Undecodable as error:
             reason = "truncated" if "truncated" in str(error).lower() else "undecodable"
             return Probe(ext, {}, (Finding(reason, "reject", f"{ext} that cannot be decoded: {error}"),))
-        facts = _measure(pixels) | {"mode": mode}
         return Probe(ext, facts, tuple(findings(CONTENT_RULES, facts | {"frames": frames}, limits)))
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         """(H, W, C) uint8. Raises SourceError."""
         try:
             with _opened(data) as image:
-                return _pixels(image)
+                return _pixels(_upright(image))
         except (_Undecodable, UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise SourceError(f"image: wanted one that can be decoded, came {len(data)} bytes: {error}") from error
 
@@ -127,7 +126,8 @@ class ImageMedia:
 
     def thumbnail(self, data: bytes) -> Thumb | None:
         """Grey, in 0..1."""
-        return _thumb(self.decode(data))
+        pixels = self.decode(data)
+        return _thumb(Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
 
 
 class _Undecodable(Exception):
@@ -165,36 +165,43 @@ def _cut_off(data: bytes, ext: str | None) -> str | None:
     return None
 
 
-def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+def _upright(image: Image.Image) -> Image.Image:
+    """The picture as it is meant to be seen, grey ("L") or colour ("RGB"); decodes it."""
     image.load()
-    upright = ImageOps.exif_transpose(image)
+    # what needs no turning is not copied
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    upright = ImageOps.exif_transpose(image) if turned else image
     if upright.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
         wide = np.asarray(upright, dtype=np.float64)
         top = 255.0 if wide.max(initial=0) <= 255 else 65535.0
-        return np.clip(np.round(wide * (255 / top)), 0, 255).astype(np.uint8)[:, :, None]
+        return Image.fromarray(np.clip(np.round(wide * (255 / top)), 0, 255).astype(np.uint8))
     if upright.mode in ("1", "L"):
-        return np.asarray(upright.convert("L"))[:, :, None].copy()
+        return upright.convert("L")
     if "A" in upright.mode or "transparency" in upright.info:
         colour = upright.convert("RGBA")
         white = Image.new("RGBA", colour.size, (255, 255, 255, 255))
         upright = Image.alpha_composite(white, colour)
-    return np.asarray(upright.convert("RGB")).copy()
+    return upright if upright.mode == "RGB" else upright.convert("RGB")
 
 
-def _measure(pixels: NDArray[np.uint8]) -> Facts:
+def _pixels(upright: Image.Image) -> NDArray[np.uint8]:
+    """(H, W, C) uint8 of what `_upright` gives."""
+    pixels = np.array(upright)
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def _measure(upright: Image.Image) -> Facts:
     # mean and deviation from a histogram: exact, and quick for large pictures
-    counts = np.bincount(pixels.ravel(), minlength=256).astype(np.float64)
+    counts = np.array(upright.histogram(), dtype=np.float64).reshape(-1, 256).sum(axis=0)
     levels = np.arange(256) / 255
     mean = float((counts * levels).sum() / counts.sum())
     std = float(np.sqrt((counts * (levels - mean) ** 2).sum() / counts.sum()))
-    height, width, channels = pixels.shape
     return {
-        "width": width, "height": height, "channels": channels, "mean": round(mean, 6), "std": round(std, 6),
-        "phash": hash64(_thumb(pixels)),
+        "width": upright.width, "height": upright.height, "channels": len(upright.getbands()), "mean": round(mean, 6),
+        "std": round(std, 6), "phash": hash64(_thumb(upright)),
     }  # fmt: skip
 
 
-def _thumb(pixels: NDArray[np.uint8]) -> Thumb:
-    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert("L")
-    small = image.resize((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BOX, reducing_gap=2.0)
+def _thumb(upright: Image.Image) -> Thumb:
+    small = upright.convert("L").resize((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BOX, reducing_gap=2.0)
     return np.asarray(small, dtype=np.float32) / np.float32(255)
