@@ -8,7 +8,7 @@ from typing import Any
 
 from flows.run_record import recorded_runs
 from flows.terminal import stdout, table, write
-from mmgen import artifact, catalog, promotions, tombstones
+from mmgen import artifact, catalog, promotions
 from mmgen.artifact import Artifact
 from mmgen.errors import GateError, UnknownReference
 from mmgen.store import Store
@@ -51,23 +51,6 @@ def shown(store: str, ref: str) -> dict[str, Any]:
 def show_shown(answer: dict[str, Any]) -> None:
     """Print an artifact as indented JSON: its facts are whatever its step recorded."""
     write(json.dumps(answer, indent=1, ensure_ascii=False))
-
-
-def verified(store: str, ref: str) -> dict[str, Any]:
-    """{"ref", "files", "damaged": [line per file], "purged": [path]}: what was purged is gone on purpose."""
-    opened = Store(store)
-    found = promotions.resolve(ref, opened)
-    purged = tombstones.purged(opened, found) & {entry.path for entry in found.files}
-    damaged = [line for line in artifact.damaged(opened, found, rehash=True)
-               if not (line.endswith(": missing") and line.removesuffix(": missing") in purged)]  # fmt: skip
-    return {"ref": found.ref, "files": len(found.files), "damaged": damaged, "purged": sorted(purged)}
-
-
-def show_verified(answer: dict[str, Any]) -> None:
-    """Print the damaged files, or that there are none."""
-    purged = len(answer["purged"])
-    good = f"{answer['ref']}: {answer['files'] - purged} files are as recorded"
-    write("\n".join(answer["damaged"]) or good + (f", {purged} were purged (`mmgen forget --purge`)" if purged else ""))
 
 
 def reported(store: str, ref: str) -> dict[str, Any]:

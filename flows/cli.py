@@ -234,17 +234,6 @@ def show(ref: Ref, store: StoreOption = STORE, as_json: Json = False) -> None:
 
 
 @app.command()
-def verify(ref: Ref, store: StoreOption = STORE, as_json: Json = False) -> None:
-    """Re-hash an artifact's files."""
-    from flows import answers
-
-    answer = answers.verified(store, ref)
-    _answer(as_json, answer, answers.show_verified)
-    if answer["damaged"]:
-        raise SaidNo(f"{answer['ref']}: {len(answer['damaged'])} of {answer['files']} files are damaged")
-
-
-@app.command()
 def report(ref: Ref, store: StoreOption = STORE, as_json: Json = False) -> None:
     """Print where the data report or model card of an artifact is."""
     from flows import answers

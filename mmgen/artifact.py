@@ -285,19 +285,20 @@ def find(store: Store, kind: Kind, name: str, fingerprint: str) -> Artifact | No
 
 def damaged(store: Store, artifact: Artifact, *, rehash: bool = False) -> list[str]:
     """One line per file that is missing, of another size or (if `rehash`) of other bytes than recorded."""
-    lines = []
-    for entry in artifact.files:
-        size = store.size(entry.path)
-        if size is None:
-            lines.append(f"{entry.path}: missing")
-        elif size != entry.size:
-            lines.append(f"{entry.path}: {size} bytes, recorded {entry.size}")
-        elif rehash:
-            with store.open(entry.path) as stream:
-                came = sha256_stream(stream)
-            if came != entry.sha256:
-                lines.append(f"{entry.path}: sha256 {came[:12]}…, recorded {entry.sha256[:12]}…")
-    return lines
+    return [line for entry in artifact.files if (line := damage(store, entry, rehash=rehash))]
+
+
+def damage(store: Store, entry: FileEntry, *, rehash: bool) -> str | None:
+    """What is wrong with a file, None if nothing is."""
+    size = store.size(entry.path)
+    if size != entry.size:
+        return f"{entry.path}: " + ("missing" if size is None else f"{size} bytes, recorded {entry.size}")
+    if rehash:
+        with store.open(entry.path) as stream:
+            came = sha256_stream(stream)
+        if came != entry.sha256:
+            return f"{entry.path}: sha256 {came[:12]}…, recorded {entry.sha256[:12]}…"
+    return None
 
 
 # ---------------------------------------------------------------- commit

@@ -84,6 +84,10 @@ class Dataset:
         names = list(self.splits) if split is None else [split]
         return [key for name in names for key in self._split(name)[0].to_list()]
 
+    def shard_keys(self, digest: str) -> list[str]:
+        """The keys of the shard of this digest, in its order. Raises KeyError."""
+        return read_parquet(self.store, self._facts[digest].path, ["key"])["key"].to_list()
+
     def __contains__(self, key: str) -> bool:
         return key in self._places()
 

@@ -14,6 +14,7 @@ from typing import Any
 from mmgen import artifact, promotions
 from mmgen.artifact import Artifact, Kind
 from mmgen.config import Config
+from mmgen.diff import differing
 from mmgen.errors import ConfigError, GateError, UserError, unknown_name
 from mmgen.identity import identity
 from mmgen.runtime import Runtime
@@ -218,20 +219,8 @@ def _why_changed(past: Artifact | None, part: Mapping[str, Any], inputs: Mapping
         return "first time"
     changed = [f"{role} is now {made.ref}" for role, made in inputs.items()
                if past.inputs.get(role) is None or past.inputs[role].fingerprint != made.fingerprint]  # fmt: skip
-    changed += [f"settings changed: {', '.join(_differing(past.config, part))}"] if past.config != part else []
+    changed += [f"settings changed: {', '.join(differing(past.config, part))}"] if past.config != part else []
     return "; ".join(changed) or f"files of {past.ref} are missing, or the step's code has a new version"
-
-
-def _differing(old: Any, new: Any, path: str = "") -> list[str]:
-    """Dotted paths at which two configurations differ."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        keys = sorted({*old, *new})
-        return [
-            line
-            for key in keys
-            for line in _differing(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
-        ]
-    return [] if old == new else [path]
 
 
 def perform(step: Step, config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> Outcome:

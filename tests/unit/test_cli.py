@@ -34,7 +34,10 @@ OPTIONS = {
     "checks": {"--json"},
     "ls": {"--store", "--json"},
     "show": {"--store", "--json"},
-    "verify": {"--store", "--json"},
+    "diff": {"--store", "--json"},
+    "trace": {"--dataset", "--store", "--json"},
+    "export": {"--layout", "--force", "--store", "--json"},
+    "verify": {"--all", "--store", "--json"},
     "report": {"--store", "--json"},
     "runs": {"--store", "--json"},
     "forget": {"--dataset", "--list", "--purge", "--dry-run", "--store", "--json"},
@@ -43,7 +46,8 @@ OPTIONS = {
 }  # fmt: skip
 ARGUMENTS = {
     "run": ["config"], "init": ["file"], "generate": ["model"], "ls": ["kind"], "show": ["ref"], "verify": ["ref"],
-    "report": ["ref"], "forget": ["keys"], "deploy": ["config"], **{name: ["config"] for name in steps.NAMES},
+    "report": ["ref"], "forget": ["keys"], "diff": ["one", "other"], "trace": ["key"],
+    "export": ["ref", "folder"], "deploy": ["config"], **{name: ["config"] for name in steps.NAMES},
 }  # fmt: skip
 
 
@@ -100,6 +104,10 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
         (["report", "a:b:c"], ["[kind:]name[@version|@alias]"]),
         (["gc", "--older-than", "soon"], ["--older-than", "valid"]),
         (["forget"], ["KEY", "--list"]),
+        (["verify"], ["REF", "--all"]),
+        (["diff", "nothing@1", "nothing@2"], ["nothing"]),
+        (["trace", "k", "--dataset", "nothing"], ["--dataset", "nothing"]),
+        (["export", "nothing", "there"], ["nothing"]),
         (["forget", "k", "--list", "nowhere.txt"], ["--list", "nowhere.txt"]),
         (["generate", "m", "--to", "text", "--image", "no.png"], ["--image", "no.png"]),
         (["generate", "m", "--to", "text", "--slot", "question"], ["NAME=VALUE"]),
