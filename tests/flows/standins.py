@@ -28,7 +28,7 @@ def square(number: int) -> int:
     return number * number
 
 
-def source_digest(config: Config, _runtime: Runtime) -> str:
+def source_digest(config: Config, _runtime: Runtime, *, prepare: bool = False) -> str:
     return hashlib.sha256(Path(config.source.path).read_bytes()).hexdigest()
 
 
