@@ -135,7 +135,7 @@ def _activate_slots(merged: dict[str, Any], where: str) -> None:
     for name, kind in DEFAULT_SLOTS.items():
         if source.get(name) and name not in slots:
             slots[name] = kind().model_dump(mode="json")
-    if source.get("kind", "table") == "table":
+    if source.get("kind", "table") in ("table", "hf_dataset"):
         slots = {name: slot for name, slot in slots.items()
                  if (isinstance(slot, Mapping) and slot.get("column")) or source.get(name)}  # fmt: skip
         if not slots:

@@ -47,6 +47,9 @@ def config_part(step: str, config: Config) -> dict[str, Any]:
     match step:
         case "ingest":
             source = {key: value for key, value in whole["source"].items() if key not in ("path", "allow_roots")}
+            if source["language"] is None:
+                # a setting that came later, and is not used: what was read without it is still that
+                del source["language"]
             columns = {name: {"modality": slot["modality"], "column": slot["column"]} for name, slot in slots.items()}
             return {
                 "source": source,

@@ -87,6 +87,7 @@ REASONS: Mapping[str, Reason] = {
     "no_slots": Reason("ingest", "reject", "no slot is there, or none is left", ("validate.on_bad_slot",)),
     "schema": Reason("validate", "reject", "facts that break their schema"),
     "duplicate_key": Reason("validate", "reject", "an earlier row has this key"),
+    "key_clash": Reason("validate", "flag", "an earlier key differs only in case or in Unicode composition"),
     "unknown_split": Reason("validate", "reject", "the user's split has no known name", ("source.split",)),
     "duplicate": Reason(
         "validate", "drop", "the same media and texts as an earlier sample", ("validate.duplicates",)

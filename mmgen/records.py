@@ -10,6 +10,12 @@ Modality = Literal["text", "image", "audio"]
 MODALITIES: tuple[Modality, ...] = ("text", "image", "audio")
 Severity = Literal["reject", "flag"]
 Stage = Literal["source", "ingest", "validate"]
+#: how sources spell the names of splits
+SPLIT_SPELLINGS = {
+    "train": "train", "training": "train",
+    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+    "test": "test", "testing": "test",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,9 @@ A version whose gate failed is committed all the same, stays inspectable, and is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import polars as pl
 
@@ -41,6 +43,9 @@ def validate(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -
     base_facts = read_kept(store, before) if before else None
     with runtime.progress.bar("validate", facts.height) as bar, StagedMedia(store, staging) as media:
         decision = _decide(config, staging, facts, media, _base(before, base_facts), runtime)
+        if config.validate_.gate.max_drift is not None and base_facts is not None and base_facts.height:
+            shifts = data_report.shifts(facts, decision, slots, base_facts)
+            decision = replace(decision, gate=(*decision.gate, *_drifted(shifts, config.validate_.gate.max_drift)))
         draft = Draft(store, "verdicts", config.name, known.fingerprint)
         page, twin = data_report.build(
             config, decision, facts, staging, media,
@@ -123,6 +128,15 @@ def _facts(decision: Decision, slots: Mapping[str, str], before: Artifact | None
         "base": before.ref if before else None,
         "gate": list(decision.gate),
     }
+
+
+def _drifted(shifts: Sequence[Mapping[str, Any]], most: float) -> list[str]:
+    """Why the version has drifted too far: its largest shift."""
+    largest = max(shifts, key=lambda each: each["effect"], default=None)
+    if largest is None or largest["effect"] <= most:
+        return []
+    said = f"{largest['what']} has shifted by {largest['effect']:.3f} ({largest['measure']}), wanted at most {most:g}"
+    return [f"{said}; where that is meant, raise validate.gate.max_drift or build with --rebuild"]
 
 
 def _summary(decision: Decision) -> str:

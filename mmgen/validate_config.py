@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from mmgen.errors import unknown_name
 from mmgen.modalities.config import CheckConfig
+from mmgen.reasons import REASONS
 from mmgen.settings import Settings
 
 
@@ -25,6 +27,19 @@ class GateConfig(Settings):
     min_kept: float = Field(0.5, ge=0, le=1)
     #: rows each of train, validation and test must have
     min_rows_per_split: int = Field(1, ge=0)
+    #: reason code → the largest share of inputs that may be rejected, dropped or flagged for it
+    max_share: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
+    #: the largest shift of any measured quantity against the base version, in 0..1 (Kolmogorov-Smirnov's statistic for
+    #: numbers, total variation for names, the difference of shares for presence); None: none is too large
+    max_drift: float | None = Field(None, ge=0, le=1)
+
+    @field_validator("max_share")
+    @classmethod
+    def _known(cls, shares: dict[str, float]) -> dict[str, float]:
+        for code in shares:
+            if code not in REASONS:
+                raise ValueError(unknown_name("reason", code, REASONS))
+        return shares
 
 
 class ValidateConfig(Settings):

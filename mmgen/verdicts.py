@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ import polars as pl
 
 from mmgen.duplicates import Duplicates, Thumbnails, find_duplicates
 from mmgen.errors import IntegrityError
-from mmgen.records import Rejection
+from mmgen.records import SPLIT_SPELLINGS, Rejection
 from mmgen.splits import SPLITS, Member, assign
 from mmgen.validate_config import ValidateConfig
 
@@ -25,12 +26,6 @@ if TYPE_CHECKING:
     from data_schemas.facts import Failure
 
 HASH_COLUMN = {"image": "phash", "audio": "ahash"}
-SPLIT_SPELLINGS = {
-    "train": "train", "training": "train",
-    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
-    "test": "test", "testing": "test",
-}  # fmt: skip
-
 VERDICT_SCHEMA: dict[str, Any] = {
     "row": pl.Int64, "key": pl.String, "verdict": pl.String, "reason": pl.String, "split": pl.String,
     "exemplar": pl.String, "repeats": pl.String, "similarity": pl.Float64,
@@ -189,9 +184,12 @@ class _Judge:
         """Keys are unique, and a user's split has a known name."""
         first: dict[str, int] = {}
         held = self.config.holdout.split if self.config.holdout else None
-        splits = self.facts["split"].to_list()
+        splits, alike = self.facts["split"].to_list(), dict[str, str]()
         for row in self.kept():
             assert row.place is not None
+            if (other := alike.setdefault(unicodedata.normalize("NFC", row.key).casefold(), row.key)) != row.key:
+                said = f"'{row.key}' and '{other}' differ only in case or in how they are composed"
+                self.note(row, None, "key_clash", said, reject=False)
             if (earlier := first.setdefault(row.key, row.row)) != row.row:
                 self.note(row, None, "duplicate_key", f"row {earlier} has the key '{row.key}' already", reject=True)
             named = splits[row.place]
@@ -336,10 +334,22 @@ class _Judge:
         for split, least in wanted.items():
             if splits.get(split, 0) < least:
                 reasons.append(f"split '{split}' has {splits.get(split, 0)} rows, wanted at least {least}")
+        reasons += self._shares(counts["inputs"])
         leaks = self._leaks()
         if leaks:
             reasons.append(f"{leaks} samples repeat a sample of another split, wanted none")
         return reasons
+
+    def _shares(self, inputs: int) -> list[str]:
+        """Reasons that hit more of the inputs than the gate allows."""
+        said = []
+        for code, most in self.config.gate.max_share.items():
+            hit = {note.row for note in self.notes if note.reason == code}
+            hit |= {row.row for row in self.rows if row.reason == code}
+            if len(hit) > most * inputs:
+                said.append(f"'{code}' hits {len(hit)} of {inputs} inputs ({len(hit) / inputs:.1%}), "
+                            f"wanted at most {most:.1%}")  # fmt: skip
+        return said
 
     def _leaks(self) -> int:
         """Kept samples whose exemplar, or group, is in another split. The splits leave none; this counts again."""

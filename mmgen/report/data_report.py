@@ -79,7 +79,7 @@ def build(
         ),
         "duplicates": tables.duplicates(decision.verdicts),
         "changes": _changes(decision, before_facts),
-        "drift": tables.drift(before_facts, kept, slots) if before_facts is not None and before_facts.height else [],
+        "drift": shifts(facts, decision, slots, before_facts),
         "slots": slots,
     }
     twin = canonical_json(_finite(numbers))
@@ -91,6 +91,13 @@ def build(
         "config": _identity(config),
     }
     return page.render("data_report.html.j2", shown), twin
+
+
+def shifts(
+    facts: pl.DataFrame, decision: Judged, slots: Mapping[str, str], before: pl.DataFrame | None
+) -> list[dict[str, Any]]:
+    """tables.drift of the kept rows against those of the base version, the strongest first; none without a base."""
+    return tables.drift(before, _kept(facts, decision, slots), slots) if before is not None and before.height else []
 
 
 def _identity(config: Config) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from mmgen.settings import Settings
 class SourceConfig(Settings):
     """A source and which of its columns are what. Columns of slots beyond these three are named in `slots`."""
 
-    kind: Literal["table", "folder", "webdataset"] = "table"
-    #: file (table), folder, or tar / brace pattern / folder of tars (webdataset); relative to the configuration file
+    kind: Literal["table", "folder", "image_folder", "webdataset", "hf_dataset"] = "table"
+    #: file (table), folder, tree of [split/]class/file (image_folder), tar / brace pattern / folder of tars
+    #: (webdataset), what `save_to_disk` of Hugging Face datasets wrote (hf_dataset); relative to the configuration file
     path: str
     #: column of the key; None: the row number (table) or the file's stem (folder, webdataset)
     key: str | None = None
@@ -26,8 +27,10 @@ class SourceConfig(Settings):
     group: str | None = None
     #: the user's own split column: it rules, and is checked
     split: str | None = None
-    #: further columns kept as metadata
-    meta: tuple[str, ...] = ()
+    #: the column that names a sample's language, kept as metadata "language"
+    language: str | None = None
+    #: further columns kept as metadata; "*": all that are nothing else
+    meta: tuple[str, ...] | Literal["*"] = ()
     #: folders outside the source's own that its paths may name
     allow_roots: tuple[str, ...] = ()
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 from mmgen.errors import SourceError
 from mmgen.modalities.config import SlotConfig
-from mmgen.records import MediaRef
+from mmgen.records import SPLIT_SPELLINGS, MediaRef, Sample
 from mmgen.sources.config import SourceConfig
 from mmgen.sources.grouped import Grouping, Part
 from mmgen.sources.rows import Refused, Roots, Row
@@ -45,6 +46,16 @@ class FolderSource:
             yield self.grouping.row(number, stem, groups[stem])
 
     def _part(self, relative: str, uri: str) -> tuple[str, Part]:
+        stem, slot, ext = self._named(relative)
+        refused = None
+        try:
+            self.roots.resolve(uri)
+        except Refused as error:
+            refused = str(error)
+        return stem, Part(relative, slot, ext.lower(), MediaRef(uri, None, relative), _reader(uri, refused), refused)
+
+    def _named(self, relative: str) -> tuple[str, str | None, str]:
+        """(stem, slot, extension) of a path below the folder; the slot is None where the path does not tell."""
         folder, _, name = relative.rpartition("/")
         stem, _, ext = name.rpartition(".")
         slot = None
@@ -56,13 +67,34 @@ class FolderSource:
             if slot is None and piece in self.slots:
                 slot = piece
         kept = [piece for piece in pieces if piece.lower() not in FOLDER_NAMES and piece not in self.slots]
-        refused = None
-        try:
-            self.roots.resolve(uri)
-        except Refused as error:
-            refused = str(error)
-        part = Part(relative, slot, ext.lower(), MediaRef(uri, None, relative), _reader(uri, refused), refused)
-        return "/".join([*kept, stem or name]), part
+        return "/".join([*kept, stem or name]), slot, ext
+
+
+class ImageFolderSource(FolderSource):
+    """Trees of `class/file` or `split/class/file`: the key is the path without its extension, the class the label.
+
+    The first folders are splits if all of them have a split's name. What a `.json` beside a file says goes before.
+    """
+
+    def rows(self) -> Iterator[Row]:
+        """See `Source.rows`. A file that lies in no class has no label."""
+        rows = list(super().rows())
+        paths = [row.sample.key.split("/") for row in rows if row.sample is not None]
+        split = bool(paths) and all(len(path) > 2 and path[0].lower() in SPLIT_SPELLINGS for path in paths)
+        for row in rows:
+            yield row if row.sample is None else replace(row, sample=_classified(row.sample, split=split))
+
+    def _named(self, relative: str) -> tuple[str, str | None, str]:
+        folder, _, name = relative.rpartition("/")
+        stem, _, ext = name.rpartition(".")
+        return f"{folder}/{stem or name}".lstrip("/"), None, ext
+
+
+def _classified(sample: Sample, *, split: bool) -> Sample:
+    *folders, _ = sample.key.split("/")
+    own = folders[0] if split else None
+    label = next(iter(folders[1:] if split else folders), None)
+    return replace(sample, label=sample.label or label, split=sample.split or own)
 
 
 def _reader(uri: str, refused: str | None) -> Callable[[int], bytes]:

@@ -81,9 +81,9 @@ class Grouping:
                 rejections.append(Rejection(number, key, "source", slot, *problem))
         mine = self.config
         meta = said.get("meta") if isinstance(said.get("meta"), Mapping) else {}
-        fields = {name: plain(said.get(name)) for name in mine.meta} | {
-            str(k): plain(v) for k, v in dict(meta or {}).items()
-        }
+        fields = {name: plain(said.get(name)) for name in self._meta_names(said)}
+        fields |= {str(name): plain(value) for name, value in dict(meta or {}).items()}
+        fields |= {"language": plain(said.get(mine.language))} if mine.language else {}
         sample = Sample(
             number, key, texts, media,
             label=plain(said.get(mine.label or "label")).strip() or None,
@@ -92,6 +92,17 @@ class Grouping:
             meta={name: value for name, value in fields.items() if value},
         )  # fmt: skip
         return Row(number, sample, tuple(rejections))
+
+    def _meta_names(self, said: Mapping[str, Any]) -> Sequence[str]:
+        """Fields of the JSON beside a sample that are metadata."""
+        mine = self.config
+        if mine.meta != "*":
+            return mine.meta
+        used = {mine.key, mine.label or "label", mine.group or "group", mine.split, mine.language}
+        used |= {"key", "texts", "meta"}
+        for fields in self._fields.values():
+            used |= {fields} if isinstance(fields, str) else set(fields)
+        return [name for name in said if name not in used]
 
     def _fill(
         self,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import posixpath
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 from urllib.parse import unquote
 
@@ -44,12 +45,24 @@ class Columns:
     group: str | None = None
     split: str | None = None
     meta: tuple[str, ...] = ()
+    #: every column that is nothing else is metadata
+    all_meta: bool = False
+    language: str | None = None
+
+    def with_all_meta(self, known: Sequence[str]) -> Columns:
+        """These columns, with all others of `known` as metadata if they are wanted."""
+        if not self.all_meta:
+            return self
+        used = {self.key, self.label, self.group, self.split, self.language, *(name for name, _ in self.media.values())}
+        used |= {name for names in self.texts.values() for name in names}
+        return replace(self, meta=tuple(name for name in known if name not in used))
 
     def check(self, known: Sequence[str], where: str) -> None:
         """Raises ConfigError for the first column that is not among `known`, naming the nearest."""
         wanted: list[tuple[str, str | None]] = [
             ("source.key", self.key), ("source.label", self.label), ("source.group", self.group),
-            ("source.split", self.split), *(("source.meta", name) for name in self.meta),
+            ("source.split", self.split), ("source.language", self.language),
+            *(("source.meta", name) for name in self.meta),
             *((f"slot '{slot}'", name) for slot, names in self.texts.items() for name in names),
             *((f"slot '{slot}'", name) for slot, (name, _) in self.media.items()),
         ]  # fmt: skip
@@ -159,9 +172,16 @@ def to_row(number: int, record: Mapping[str, Any], columns: Columns, roots: Root
     sample = Sample(
         number, key, texts, media,
         label=_label(record, columns.label), group=_label(record, columns.group), split=_label(record, columns.split),
-        meta={name: value for name in columns.meta if (value := plain(record.get(name)))},
+        meta=_meta(record, columns),
     )  # fmt: skip
     return Row(number, sample, tuple(rejections))
+
+
+def _meta(record: Mapping[str, Any], columns: Columns) -> dict[str, str]:
+    """What is kept beside the sample: metadata columns under their names, the language under "language"."""
+    named = [(name, name) for name in columns.meta]
+    named += [("language", columns.language)] if columns.language else []
+    return {name: value for name, column in named if (value := plain(record.get(column)))}
 
 
 def rejected(number: int, key: str, reason: str, message: str) -> Row:
@@ -204,6 +224,8 @@ def plain(value: Any) -> str:
         return f"{len(value)} bytes"
     if isinstance(value, Mapping):
         return str(value.get("path") or "")
+    if isinstance(value, float) and math.isnan(value):
+        return ""
     # a column of whole numbers with gaps arrives as floats
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 

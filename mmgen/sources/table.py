@@ -9,8 +9,9 @@ from mmgen.modalities.config import SlotConfig
 from mmgen.records import Modality
 from mmgen.sources.archives import ArchiveSource
 from mmgen.sources.config import SourceConfig
-from mmgen.sources.folder import FolderSource
+from mmgen.sources.folder import FolderSource, ImageFolderSource
 from mmgen.sources.rows import Columns, Source
+from mmgen.sources.saved import SavedSource
 from mmgen.sources.tabular import TableSource
 
 
@@ -18,10 +19,16 @@ def _table(config: SourceConfig, slots: Mapping[str, SlotConfig]) -> Source:
     return TableSource(config, columns(config, slots))
 
 
+def _saved(config: SourceConfig, slots: Mapping[str, SlotConfig]) -> Source:
+    return SavedSource(config, columns(config, slots))
+
+
 SOURCES: dict[str, Callable[[SourceConfig, Mapping[str, SlotConfig]], Source]] = {
     "table": _table,
     "folder": FolderSource,
+    "image_folder": ImageFolderSource,
     "webdataset": ArchiveSource,
+    "hf_dataset": _saved,
 }
 
 
@@ -43,4 +50,8 @@ def columns(config: SourceConfig, slots: Mapping[str, SlotConfig]) -> Columns:
             texts[slot] = (column,) if isinstance(column, str) else tuple(column)
         else:
             media[slot] = (column if isinstance(column, str) else column[0], settings.modality)
-    return Columns(config.key, texts, media, config.label, config.group, config.split, config.meta)
+    every = config.meta == "*"
+    return Columns(
+        config.key, texts, media, config.label, config.group, config.split, () if every else tuple(config.meta),
+        every, config.language,
+    )  # fmt: skip

@@ -48,11 +48,12 @@ class TableSource:
         """See `Source.rows`."""
         names, records = open_table(self.path)
         self.columns.check(names, self.path)
+        columns = self.columns.with_all_meta(names)
         for number, record in enumerate(records):
             if isinstance(record, Bad):
                 yield rejected(number, "", record.reason, record.message)
             else:
-                yield to_row(number, record, self.columns, self.roots)
+                yield to_row(number, record, columns, self.roots)
 
 
 def format_of(path: str) -> str:
@@ -163,7 +164,7 @@ def _json_lines(opened: _Opener) -> Iterator[Record]:
             if not line.strip():
                 continue
             try:
-                value = json.loads(line)
+                value = _json(line)
             except (ValueError, RecursionError) as error:
                 yield Bad("malformed_row", f"line {number}: not JSON: {error}")
                 continue
@@ -174,10 +175,28 @@ def _json_lines(opened: _Opener) -> Iterator[Record]:
             )
 
 
+def _json(text: str | bytes) -> Any:
+    """The value, NaN as null (pandas writes what is missing so). Raises ValueError for a name that occurs twice."""
+    return json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"'{next(name for name in names if names.count(name) > 1)}' occurs twice in an object")
+    return made
+
+
+def _constant(word: str) -> None:
+    if word != "NaN":
+        raise ValueError(f"'{word}' is no number of JSON")
+
+
 def _json_list(opened: _Opener, path: str) -> Iterator[Record]:
     with opened() as stream:
         try:
-            values = json.loads(stream.read().decode("utf-8-sig"))
+            values = _json(stream.read().decode("utf-8-sig"))
         except (ValueError, RecursionError) as error:
             raise SourceError(f"source.path: {path}: not JSON: {error}") from error
     if not isinstance(values, list):

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -11,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_schemas.source import source_schema
+from mmgen import config as configs
 from mmgen.errors import ConfigError, SourceError
 from mmgen.sources.config import SourceConfig
 from mmgen.sources.rows import Columns, Row, with_clean_text
+from mmgen.sources.table import open_source
 from mmgen.sources.tabular import Bad, TableSource, format_of, open_table
 
 COLUMNS = Columns(key="key", texts={"text": ("caption",)})
@@ -191,3 +194,49 @@ def test_a_table_that_keeps_the_contract_loses_no_row(
     path = tmp_path_factory.mktemp("contract") / "t.csv"
     table.write_csv(path)
     assert all(row.sample and row.sample.texts and not row.rejections for row in read(path))
+
+
+# ---------------------------------------------------------------- what JSON allows and tables do not mean
+
+
+def json_rows(tmp_path: Path, *lines: str, **source: Any) -> list[Row]:
+    (tmp_path / "t.jsonl").write_text("\n".join(lines) + "\n")
+    said = {"path": str(tmp_path / "t.jsonl"), "key": "k", "text": "text", **source}
+    made = configs.build({"name": "x", "source": said})
+    return list(open_source(made.source, made.slots).rows())
+
+
+def test_a_name_that_occurs_twice_in_an_object_is_a_malformed_row(tmp_path: Path) -> None:
+    rows = json_rows(tmp_path, '{"k": "a", "text": "x"}', '{"k": "b", "text": "x", "text": "y"}',
+                     '{"k": "c", "text": "z", "more": {"n": 1, "n": 2}}')  # fmt: skip
+    assert [row.sample is None for row in rows] == [False, True, True]
+    assert rows[1].rejections[0].reason == "malformed_row"
+    assert "'text' occurs twice" in rows[1].rejections[0].message
+    assert "'n' occurs twice" in rows[2].rejections[0].message
+
+
+def test_nan_is_missing_and_infinity_is_no_json(tmp_path: Path) -> None:
+    rows = json_rows(tmp_path, '{"k": "a", "text": "x", "label": NaN}', '{"k": "b", "text": "x", "label": Infinity}',
+                     label="label")  # fmt: skip
+    assert rows[0].sample is not None
+    assert rows[0].sample.label is None
+    assert rows[1].rejections[0].reason == "malformed_row"
+
+
+def test_a_number_that_is_none_is_missing_in_parquet_too(tmp_path: Path) -> None:
+    table = pl.DataFrame({"k": ["a", "b"], "text": ["x", "y"], "label": [1.0, float("nan")]})
+    table.write_parquet(tmp_path / "t.parquet")
+    source = {"path": str(tmp_path / "t.parquet"), "key": "k", "text": "text", "label": "label"}
+    made = configs.build({"name": "x", "source": source})
+    samples = [row.sample for row in open_source(made.source, made.slots).rows()]
+    assert [sample.label for sample in samples if sample] == ["1", None]
+
+
+def test_all_other_columns_are_metadata_and_the_language_is_kept(tmp_path: Path) -> None:
+    line = '{"k": "a", "text": "x", "lang": "de", "site": "s", "year": 1999, "empty": null}'
+    (row,) = json_rows(tmp_path, line, meta="*", language="lang")
+    assert row.sample is not None
+    assert row.sample.meta == {"site": "s", "year": "1999", "language": "de"}
+    (row,) = json_rows(tmp_path, line, language="lang")
+    assert row.sample is not None
+    assert row.sample.meta == {"language": "de"}
