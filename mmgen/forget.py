@@ -32,6 +32,7 @@ from mmgen.shards import (
     slot_facts,
     write_files,
 )
+from mmgen.sources.digests import cache_path
 from mmgen.staging import FOLDER as BATCHES
 from mmgen.store import Store
 from mmgen.tables import read_kept
@@ -184,7 +185,7 @@ def _paths(store: Store, name: str, holders: Holders) -> set[str]:
         # examples are made from samples of the exam, and cards show them
         if examined and not examined.isdisjoint(_exams(store, judged)):
             paths |= {entry.path for role in ("card", "card-json", "grid", "example") for entry in judged.by_role(role)}
-    cache = f"cache/source-{name}.json"
+    cache = cache_path(name)
     return paths | ({cache} if store.exists(cache) else set())
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,10 +15,10 @@ from mmgen.forgotten import Ledger
 from mmgen.identity import SCHEMA_VERSION, STEP_VERSIONS, config_part, identity
 from mmgen.modalities.table import declared
 from mmgen.records import MediaRef, Rejection, Sample
-from mmgen.runtime import Runtime, circumstance
-from mmgen.sources.digests import DigestCache, take_fetches
+from mmgen.runtime import Bar, Runtime, circumstance
+from mmgen.sources.digests import DigestCache, Look, take_fetches
 from mmgen.sources.rows import Row, with_clean_text
-from mmgen.sources.table import open_source
+from mmgen.sources.table import open_source, stamp
 from mmgen.staging import Batch, find_batch, is_planned, stage, write_plan
 from mmgen.store import sha256
 from mmgen.tars import safe_key
@@ -29,37 +30,60 @@ def ingest(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> 
     facts: {"inputs", "rows", "rejected", "reasons"}; inputs = rows with facts + rows rejected as a whole.
     Raises ConfigError, SourceError for a source that is not as declared or has gone away.
     """
-    names, fresh, rows, plans = [], [], 0, _Plans(config, runtime)
     with runtime.progress.bar("reading the source", None) as bar:
-        for plan in plans:
-            names.append(plan.name)
-            if find_batch(runtime.store, plan.name, rehash=runtime.verify) is None:
-                # the look at the source that decided about this run may have written it, with bytes that it read
-                if not is_planned(runtime.store, plan.name):
-                    write_plan(runtime.store, plan.name, plan.rows, plan.embedded)
-                fresh.append(plan.name)
-                rows += len(plan.rows)
-            bar.advance(len(plan.rows))
+        # the look at the source that decided about this run has planned its batches, if nothing changed since
+        batches = _looked(config, runtime) or _planned(config, runtime, bar)
+    fresh = [(name, rows) for name, rows in batches if find_batch(runtime.store, name, rehash=runtime.verify) is None]
     slots = {name: slot.modality for name, slot in config.slots.items()}
     checks = config.validate_.checks.model_dump(mode="json")
-    work = [(runtime.store.uri, name, slots, checks) for name in fresh]
-    with runtime.progress.bar("ingest", rows) as bar:
+    work = [(runtime.store.uri, name, slots, checks) for name, _ in fresh]
+    with runtime.progress.bar("ingest", rows := sum(rows for _, rows in fresh)) as bar:
         runtime.map("ingest", stage, work, runtime.workers)
         bar.advance(rows)
-    return _commit(config, inputs, runtime, names, plans.digest(), fresh=len(fresh))
+    return _commit(config, inputs, runtime, [name for name, _ in batches], fresh=len(fresh))
+
+
+def _looked(config: Config, runtime: Runtime) -> Sequence[tuple[str, int]] | None:
+    """(name, rows) of the source's batches if the last look at it stands, and each is staged or planned."""
+    look = _Plans(config, runtime).last_look()
+    if look is None:
+        return None
+    store, verify = runtime.store, runtime.verify
+    there = (find_batch(store, name, rehash=verify) is not None or is_planned(store, name) for name, _ in look.batches)
+    return look.batches if all(there) else None
+
+
+def _planned(config: Config, runtime: Runtime, bar: Bar) -> Sequence[tuple[str, int]]:
+    """(name, rows) of the source's batches, each staged or planned from here on."""
+    batches = []
+    for plan in _Plans(config, runtime):
+        if find_batch(runtime.store, plan.name, rehash=runtime.verify) is None:
+            write_plan(runtime.store, plan.name, plan.rows, plan.embedded)
+        batches.append((plan.name, len(plan.rows)))
+        bar.advance(len(plan.rows))
+    return batches
 
 
 def source_digest(config: Config, runtime: Runtime, *, prepare: bool = False) -> str:
     """The digest of all that the source says, in its order: what makes ingest's fingerprint.
 
-    Files of unchanged size and change mark are not read, unless `runtime.rehash`. prepare: write the plans of batches
-    that are not staged, with what was read of remote files, for the ingest that follows at once.
+    Files of unchanged size and change mark are not read, unless `runtime.rehash`; if no file changed at all since the
+    last look, nothing is. prepare: write the plans of batches that are not staged, with what was read of remote files,
+    for the ingest that follows at once.
     """
     plans = _Plans(config, runtime)
+    if (look := plans.last_look()) is not None:
+        return _digest(name for name, _ in look.batches)
+    names = []
     for plan in plans:
+        names.append(plan.name)
         if prepare and find_batch(runtime.store, plan.name) is None:
             write_plan(runtime.store, plan.name, plan.rows, plan.embedded)
-    return plans.digest()
+    return _digest(names)
+
+
+def _digest(names: Iterable[str]) -> str:
+    return fingerprint(batches=list(names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +107,14 @@ def pending(config: Config, runtime: Runtime) -> Pending:
 
 
 def _commit(
-    config: Config, inputs: Mapping[str, Artifact], runtime: Runtime, names: list[str], digest: str, *, fresh: int
+    config: Config, inputs: Mapping[str, Artifact], runtime: Runtime, names: list[str], *, fresh: int
 ) -> Artifact:
     batches = [(name, find_batch(runtime.store, name)) for name in names]
     whole = [batch for _, batch in batches if batch is not None]
     if len(whole) != len(batches):
         lost = next(name for name, batch in batches if batch is None)
         raise IntegrityError(f"staging batch {lost[:12]} is not whole after it was written; run ingest again")
-    mine = identity("ingest", config, inputs, digest)
+    mine = identity("ingest", config, inputs, _digest(names))
     draft = Draft(runtime.store, "staging", config.name, mine.fingerprint)
     for batch in whole:
         for entry in batch.files:
@@ -136,26 +160,56 @@ class _Plan:
 
 
 class _Plans:
-    """The batches of a source, in order: iterate once, then ask for the digest of all."""
+    """The batches of a source, in order: iterate once."""
 
     def __init__(self, config: Config, runtime: Runtime) -> None:
-        self._config, self._names = config, list[str]()
-        self._cache = DigestCache(runtime.store, config.name, rehash=runtime.rehash)
+        self._config, self._runtime = config, runtime
         self._forgotten = Ledger.read(runtime.store, config.name)
         # a remote store would get the bytes, to give them back: they are fetched again where they are staged
         self._keep = runtime.store.local
         self._failures = 0
+        self._refused = False
         self._identity = {
             "version": STEP_VERSIONS["ingest"], "schema": SCHEMA_VERSION, "config": config_part("ingest", config),
         }  # fmt: skip
 
+    def last_look(self) -> Look | None:
+        """What the last whole look at the source found, if all that it saw is as it was."""
+        known, source_stamp = self._new_cache(), stamp(self._config.source)
+        found = known.unchanged(self._stamp(source_stamp)) if source_stamp is not None else None
+        known.close()
+        return found
+
+    def _new_cache(self) -> DigestCache:
+        return DigestCache(self._runtime.store, self._config.name, rehash=self._runtime.rehash)
+
+    def _stamp(self, source_stamp: str) -> str:
+        source = self._config.source
+        return fingerprint(
+            identity=self._identity, source=source_stamp, path=source.path, allow_roots=list(source.allow_roots),
+            forgotten=self._forgotten.lines,
+        )  # fmt: skip
+
     def __iter__(self) -> Iterator[_Plan]:
-        limits, plan, at = self._config.ingest, _Plan(), 0
-        for row in self._rows():
+        # before the first row is read: a table that changes meanwhile is looked at again
+        source_stamp = stamp(self._config.source)
+        with contextlib.closing(self._new_cache()) as self._cache:
+            batches = []
+            for plan in self._cut():
+                batches.append((plan.name, len(plan.rows)))
+                yield plan
+            if not batches:
+                raise SourceError(f"source.path: {self._config.source.path}: has no rows")
+            # where a link led out, whether it still does is not known from sizes and times
+            whole = source_stamp is not None and not self._refused
+            self._cache.save(Look(self._stamp(source_stamp), tuple(batches)) if whole and source_stamp else None)
+
+    def _cut(self) -> Iterator[_Plan]:
+        limits, plan = self._config.ingest, _Plan()
+        for at, row in enumerate(self._rows()):
             if row.number != at:
                 raise IntegrityError(f"source: row {row.number} came where row {at} was due")
-            at += 1
-            planned, embedded, size = self._plan(with_clean_text(row))
+            planned, embedded, size = self._plan(row)
             full = len(plan.rows) >= limits.batch_rows or plan.size_bytes + size > limits.batch_bytes
             if full and plan.rows:
                 yield self._named(plan)
@@ -165,13 +219,10 @@ class _Plans:
             plan.size_bytes += size
         if plan.rows:
             yield self._named(plan)
-        if at == 0:
-            raise SourceError(f"source.path: {self._config.source.path}: has no rows")
-        self._cache.save()
 
     def _rows(self) -> Iterator[Row]:
-        """The source's rows; digests of remote media are looked up side by side ahead of them."""
-        rows = open_source(self._config.source, self._config.slots).rows()
+        """The source's rows; digests of their media are looked up ahead of them, remote ones side by side."""
+        rows = map(with_clean_text, open_source(self._config.source, self._config.slots).rows())
         while ahead := list(itertools.islice(rows, self._config.ingest.batch_rows)):
             samples = (row.sample for row in ahead if row.sample is not None)
             refs = [ref for sample in samples for ref in sample.media.values() if ref.uri is not None]
@@ -179,19 +230,15 @@ class _Plans:
             self._cache.prefetch((ref.uri for ref in refs if ref.uri is not None), whole)
             yield from ahead
 
-    def digest(self) -> str:
-        """Of the batches that were iterated."""
-        return fingerprint(batches=self._names)
-
     def _named(self, plan: _Plan) -> _Plan:
         # where the bytes lie is circumstance; what they are, and what is wrong with them, is identity
         rows = [{**row, "media": {slot: _what(each) for slot, each in row["media"].items()}} for row in plan.rows]
         plan.name = fingerprint(**self._identity, rows=sha256(canonical_json(rows)))
-        self._names.append(plan.name)
         return plan
 
     def _plan(self, row: Row) -> tuple[dict[str, Any], dict[str, bytes], int]:
         rejections = list(row.rejections)
+        self._refused |= any(each.reason == "path_refused" for each in rejections)
         sample = row.sample or Sample(row.number, rejections[0].key if rejections else "")
         if self._forgotten.line_of(sample.key) is not None:
             return self._blank(row.number, sample.key), {}, 0

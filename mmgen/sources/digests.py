@@ -1,17 +1,26 @@
-"""Digests of a source's files, remembered by size and change mark, so that what did not change is not read (law 3)."""
+"""What is known of a source's files, so that what did not change is not read again (law 3).
+
+One SQLite file in the store, `cache/source-<name>.sqlite`: the digests of files by size and change mark, and the
+batches that they made. SQLite keeps memory flat, however many files a source has. A cache that is lost, damaged or
+older than the source costs time and nothing else.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
+import sqlite3
+import tempfile
 from collections import Counter
-from collections.abc import Container, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Container, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from mmgen.errors import StoreError
 from mmgen.sources.fetching import Patience
-from mmgen.store import Store, read_uri, sha256, sha256_file, stat_folder, stat_uri
+from mmgen.store import CHUNK_BYTES, Store, read_uri, sha256, sha256_file, stat_folder, stat_uri
 
 #: objects of a remote source that are looked up at once
 CONNECTIONS = 16
@@ -19,6 +28,17 @@ CONNECTIONS = 16
 LISTED_FROM = 8
 #: bytes of remote files that were read for their digest and wait to be planned
 KEPT_BYTES = 256 << 20
+#: files whose states are compared at once
+WINDOW = 1_024
+#: local files of at least this size are hashed side by side; smaller ones cost less than a thread's turn
+THREADED_BYTES = 64 << 10
+#: size of a file that is not there
+MISSING = -1
+
+_TABLES = """
+create table files (uri text primary key, size integer not null, mark text not null, sha256 text) without rowid;
+create table look (stamp text not null, batches text not null);
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,38 +50,51 @@ class Digest:
     sha256: str
 
 
+#: what stands for a file that is not there
+NOWHERE = Digest(MISSING, "", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a whole look at a source found. stamp: of all that the rows follow from, but for the media.
+
+    batches: (name, rows) of each, in order.
+    """
+
+    stamp: str
+    batches: tuple[tuple[str, int], ...]
+
+
 class DigestCache:
-    """uri → Digest, kept in the store. `rehash` reads every file again.
+    """uri → Digest. `rehash` reads every file again.
 
     What was read for it may be taken once, so that a remote file is read once. Raises FileNotFoundError for a file
     that is not there, StoreError for one that cannot be read.
     """
 
     def __init__(self, store: Store, name: str, *, rehash: bool = False) -> None:
-        self._store, self._name, self._path = store, name, f"cache/source-{name}.json"
-        self._known = {} if rehash else self._load()
-        self._fresh: dict[str, Digest] = {}
+        self._store, self._name, self._path, self._rehash = store, name, cache_path(name), rehash
+        # a nameless database lies in a temporary file that is gone with the connection
+        self._db = sqlite3.connect("", isolation_level=None)
+        self._db.executescript(_TABLES)
+        self._db.execute("begin")
+        self._known = None if rehash else _open(store, self._path)
         self._listed: dict[str, dict[str, tuple[int, str]]] = {}
-        self._changed = rehash
-        self._failed: dict[str, Exception] = {}
+        # what was looked up last, and how it ended
+        self._window: dict[str, Digest | Exception] = {}
+        self._complete, self._changed = True, rehash
         self._kept: dict[str, bytes] = {}
         self._kept_bytes = 0
         self.patience = Patience()
 
-    def _load(self) -> dict[str, Digest]:
-        try:
-            return {uri: Digest(*entry) for uri, entry in json.loads(self._store.read(self._path)).items()}
-        except (FileNotFoundError, ValueError, TypeError, AttributeError):
-            # a cache that is not there or not readable is an empty one
-            return {}
-
     def of(self, uri: str) -> Digest:
         """The digest of the file as it is now."""
-        if uri in self._failed:
-            raise self._failed.pop(uri)
-        if uri not in self._fresh:
-            self._fresh[uri] = self._look(uri, keep=False)
-        return self._fresh[uri]
+        if uri not in self._window:
+            self.prefetch([uri])
+        found = self._window[uri]
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     def take(self, uri: str) -> bytes | None:
         """The bytes that were read for the digest, once; None if they are not at hand."""
@@ -69,57 +102,208 @@ class DigestCache:
         self._kept_bytes -= len(data or b"")
         return data
 
-    def _look(self, uri: str, *, keep: bool) -> Digest:
-        remote = "://" in uri
-        folder, _, name = uri.rpartition("/")
-        found = self._listed.get(folder, {}).get(name)
-        size, mark = found or (self.patience(lambda: stat_uri(uri)) if remote else stat_uri(uri))
-        known = self._known.get(uri)
-        # a web server may leave the size open until all is sent
-        if known is not None and mark and known.mark == mark and size in (known.size, *((0,) if remote else ())):
-            return known
-        self._changed = True
-        if not remote:
-            return Digest(size, mark, sha256_file(uri))
-        data = self.patience(lambda: read_uri(uri))
+    def prefetch(self, uris: Iterable[str], keep: Container[str] = ()) -> None:
+        """Look files up, remote ones side by side. What fails is told when it is asked for.
+
+        keep: those of them whose bytes will be taken.
+        """
+        wanted = list(dict.fromkeys(uris))
+        seen = _select(self._db, wanted)
+        new = [uri for uri in wanted if uri not in seen]
+        known = _select(self._known, new) if self._known is not None else {}
+        found = dict(zip(new, self._look_up(new, known, keep), strict=True))
+        self._window = {uri: _told(seen.get(uri) or found[uri], uri) for uri in wanted}
+        self._note(found, known)
+
+    def _note(self, found: dict[str, Digest | Exception], known: dict[str, Digest]) -> None:
+        records = []
+        for uri, each in found.items():
+            if isinstance(each, FileNotFoundError):
+                each = NOWHERE
+            if isinstance(each, Exception):
+                # whether it will be there next time is not known
+                self._complete = False
+            else:
+                self._changed |= known.get(uri) != each
+                records.append((uri, each.size, each.mark, each.sha256))
+        self._db.executemany("insert into files values (?, ?, ?, ?)", records)
+
+    # ------------------------------------------------------------ looking up
+
+    def _look_up(self, uris: Sequence[str], known: dict[str, Digest], keep: Container[str]) -> list[Digest | Exception]:
+        """The digest of each as it is now, or why there is none."""
+        found: list[Digest | Exception] = []
+        ahead: dict[int, Future[Digest | Exception]] = {}
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            for uri, state in zip(uris, self._states(uris), strict=True):
+                there = known.get(uri)
+                if isinstance(state, Exception):
+                    found.append(state)
+                elif there is not None and _same(there, state, uri):
+                    found.append(there)
+                elif "://" in uri or state[0] >= THREADED_BYTES:
+                    ahead[len(found)] = pool.submit(self._read, uri, state, keep=uri in keep)
+                    found.append(NOWHERE)
+                else:
+                    found.append(self._read(uri, state, keep=False))
+            for at, future in ahead.items():
+                found[at] = future.result()
+        return found
+
+    def _read(self, uri: str, state: tuple[int, str], *, keep: bool) -> Digest | Exception:
+        size, mark = state
+        try:
+            if "://" not in uri:
+                return Digest(size, mark, sha256_file(uri))
+            data = self.patience(lambda: read_uri(uri))
+        except (OSError, StoreError) as error:
+            return error
         if keep and self._kept_bytes + len(data) <= KEPT_BYTES:
             self._kept[uri] = data
             self._kept_bytes += len(data)
         return Digest(len(data), mark, sha256(data))
 
-    def prefetch(self, uris: Iterable[str], keep: Container[str] = ()) -> None:
-        """Look up remote files side by side, whole folders in one listing. What fails is told when it is asked for.
+    def _states(self, uris: Sequence[str]) -> list[tuple[int, str] | Exception]:
+        """(size, change mark) of each file now, or why it cannot be told."""
+        if not any("://" in uri for uri in uris):
+            return [_local_state(uri) for uri in uris]
+        self._list_folders(uri for uri in uris if "://" in uri)
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            return list(pool.map(self._remote_state, uris))
 
-        keep: those of them whose bytes will be taken.
-        """
-        remote = [uri for uri in dict.fromkeys(uris) if "://" in uri and uri not in self._fresh]
-        folders = Counter(uri.rpartition("/")[0] for uri in remote)
-        for folder, count in folders.items():
+    def _remote_state(self, uri: str) -> tuple[int, str] | Exception:
+        folder, _, name = uri.rpartition("/")
+        if (found := self._listed.get(folder, {}).get(name)) is not None:
+            return found
+        try:
+            return self.patience(lambda: stat_uri(uri)) if "://" in uri else stat_uri(uri)
+        except (OSError, StoreError) as error:
+            return error
+
+    def _list_folders(self, uris: Iterable[str]) -> None:
+        """Look whole folders up in one listing, where many of their files are asked for."""
+        for folder, count in Counter(uri.rpartition("/")[0] for uri in uris).items():
             # what a web server answers for a folder is no listing
             if count >= LISTED_FROM and folder not in self._listed and not folder.startswith(("http:", "https:")):
                 with contextlib.suppress(FileNotFoundError, StoreError, NotImplementedError):
                     self._listed[folder] = stat_folder(folder)
-        if remote:
-            with ThreadPoolExecutor(CONNECTIONS) as pool:
-                for uri, future in [(uri, pool.submit(self._look, uri, keep=uri in keep)) for uri in remote]:
-                    error = future.exception()
-                    if error is None:
-                        self._fresh[uri] = future.result()
-                    elif isinstance(error, (OSError, StoreError)):
-                        # not asked again: its attempts are used up
-                        self._failed[uri] = error
 
-    def save(self) -> None:
-        """Keep the digests of the files that were asked for; others are no longer in the source."""
-        if self._changed or self._known.keys() != self._fresh.keys():
-            entries = {uri: [each.size, each.mark, each.sha256] for uri, each in sorted(self._fresh.items())}
-            self._store.write(self._path, json.dumps(entries, ensure_ascii=False).encode())
-            self._changed, self._known = False, dict(self._fresh)
+    # ------------------------------------------------------------ from look to look
+
+    def unchanged(self, stamp: str) -> Look | None:
+        """The last look, if it had this stamp and all its files are as they were; no file is read."""
+        if self._known is None:
+            return None
+        found = self._known.execute("select stamp, batches from look").fetchone()
+        if found is None or found[0] != stamp:
+            return None
+        files = self._known.execute("select uri, size, mark from files")
+        while window := files.fetchmany(WINDOW):
+            for (uri, size, mark), state in zip(window, self._states([uri for uri, _, _ in window]), strict=True):
+                now = (MISSING, "") if isinstance(state, FileNotFoundError) else state
+                if isinstance(now, Exception) or not _same(Digest(size, mark, ""), now, uri, missing=size == MISSING):
+                    return None
+        return Look(stamp, tuple((name, rows) for name, rows in json.loads(found[1])))
+
+    def save(self, look: Look | None = None) -> None:
+        """Keep the digests of the files that were asked for; others are no longer in the source. Ends the cache.
+
+        look: what they made, if every file's state is known.
+        """
+        count = "select count(*) from files"
+        known = self._known.execute(count).fetchone()[0] if self._known is not None else None
+        kept = look if self._complete else None
+        if self._changed or kept is not None or known != self._db.execute(count).fetchone()[0]:
+            if kept is not None:
+                self._db.execute("insert into look values (?, ?)", (kept.stamp, json.dumps(kept.batches)))
+            self._db.execute("commit")
+            self._write()
+        self._count_fetches()
+        self.close()
+
+    def _write(self) -> None:
+        with tempfile.TemporaryDirectory(prefix="mmgen-") as folder, self._store.pieces("cache") as out:
+            path = Path(folder, "files.sqlite")
+            self._db.execute("vacuum into ?", (str(path),))
+            with path.open("rb") as stream:
+                while chunk := stream.read(CHUNK_BYTES):
+                    out.write(chunk)
+            out.commit(self._path)
+
+    def _count_fetches(self) -> None:
         if self.patience.calls:
             calls, retries = _fetches(self._store, self._name)
             counts = [calls + self.patience.calls, retries + self.patience.retries]
             self._store.write(f"cache/fetches-{self._name}.json", json.dumps(counts).encode())
             self.patience = Patience()
+
+    def close(self) -> None:
+        """Let go of its files. What was not saved is lost."""
+        self._db.close()
+        if self._known is not None:
+            self._known.close()
+
+
+def cache_path(name: str) -> str:
+    """Where in a store the cache of a data set lies. It names the source's files."""
+    return f"cache/source-{name}.sqlite"
+
+
+def _open(store: Store, path: str) -> sqlite3.Connection | None:
+    """The cache of the store, read-only; None for one that is not there or cannot be read."""
+    try:
+        with contextlib.ExitStack() as stack:
+            if store.local:
+                local = store.full(path)
+            else:
+                local = stack.enter_context(tempfile.NamedTemporaryFile(prefix="mmgen-")).name
+                Path(local).write_bytes(store.read(path))
+            found = sqlite3.connect(f"{Path(local).as_uri()}?mode=ro&immutable=1", uri=True)
+            try:
+                found.execute("select uri, size, mark, sha256 from files limit 1").fetchone()
+                found.execute("select stamp, batches from look limit 1").fetchone()
+            except sqlite3.DatabaseError:
+                found.close()
+                raise
+            return found
+    except (FileNotFoundError, sqlite3.DatabaseError):
+        return None
+
+
+def _select(database: sqlite3.Connection, uris: Sequence[str]) -> dict[str, Digest]:
+    """What the database has of these files."""
+    found: dict[str, Digest] = {}
+    for start in range(0, len(uris), WINDOW):
+        asked = "select uri, size, mark, sha256 from files where uri in (select value from json_each(?))"
+        with contextlib.suppress(sqlite3.DatabaseError):
+            # a damaged page is as good as one that is not there
+            rows = database.execute(asked, (json.dumps(uris[start : start + WINDOW]),)).fetchall()
+            found |= {uri: Digest(size, mark, digest) for uri, size, mark, digest in rows}
+    return found
+
+
+def _told(found: Digest | Exception, uri: str) -> Digest | Exception:
+    return FileNotFoundError(uri) if isinstance(found, Digest) and found.size == MISSING else found
+
+
+def _same(known: Digest, state: tuple[int, str], uri: str, *, missing: bool = False) -> bool:
+    """Whether a file of this state is the known one."""
+    size, mark = state
+    if missing or known.size == MISSING:
+        return size == known.size
+    # a web server may leave the size open until all is sent
+    return bool(mark) and known.mark == mark and size in (known.size, *((0,) if "://" in uri else ()))
+
+
+def _local_state(path: str) -> tuple[int, str] | Exception:
+    """What `stat_uri` tells, without the detour that makes its errors ours: asked for every file of a source."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError as error:
+        return error
+    except (OSError, ValueError) as error:
+        return StoreError(f"could not look up {path}: {error}")
+    return found.st_size, str(found.st_mtime_ns)
 
 
 def take_fetches(store: Store, name: str) -> dict[str, int]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Mapping
 
-from mmgen.errors import ConfigError, unknown_name
+from mmgen.errors import ConfigError, StoreError, unknown_name
 from mmgen.modalities.config import SlotConfig
 from mmgen.records import Modality
-from mmgen.sources.archives import ArchiveSource
+from mmgen.sources.archives import ArchiveSource, expand
 from mmgen.sources.config import SourceConfig
 from mmgen.sources.folder import FolderSource, ImageFolderSource
 from mmgen.sources.rows import Columns, Source
 from mmgen.sources.saved import SavedSource
 from mmgen.sources.tabular import TableSource
+from mmgen.store import list_uri, stat_uri
 
 
 def _table(config: SourceConfig, slots: Mapping[str, SlotConfig]) -> Source:
@@ -37,6 +40,28 @@ def open_source(config: SourceConfig, slots: Mapping[str, SlotConfig]) -> Source
     if config.kind not in SOURCES:
         raise ConfigError(f"source.kind: {unknown_name('kind', config.kind, SOURCES)}")
     return SOURCES[config.kind](config, slots)
+
+
+def stamp(config: SourceConfig) -> str | None:
+    """A digest that is another one whenever the rows could be, media aside: sizes and change marks of what is read.
+
+    None where telling it costs as much as reading: folders on a remote store.
+    """
+    found = hashlib.sha256()
+    for path in expand(config.path) if config.kind == "webdataset" else [config.path]:
+        folder = "://" not in path and os.path.isdir(path)
+        if not folder and config.kind in ("folder", "image_folder", "hf_dataset"):
+            return None
+        for each in list_uri(path) if folder else [path]:
+            try:
+                size, mark = stat_uri(each)
+            except (OSError, StoreError):
+                return None
+            if not mark:
+                # it may have changed
+                return None
+            found.update(f"{each}\0{size}\0{mark}\0".encode("utf-8", "surrogateescape"))
+    return found.hexdigest()
 
 
 def columns(config: SourceConfig, slots: Mapping[str, SlotConfig]) -> Columns:

@@ -153,6 +153,27 @@ def test_appended_rows_read_only_the_batches_that_changed(tmp_path: Path, runtim
     assert staging.read_facts(runtime.store, second)["row"].to_list() == list(range(30))
 
 
+def test_a_source_that_did_not_change_is_not_read_again(
+    tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(make_source(tmp_path, 20), ingest={"batch_rows": 8})
+    digest = source_digest(config, runtime, prepare=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("mmgen.ingest.open_source", lambda *_: pytest.fail("read the source again"))
+        # neither by the ingest that follows, which finds its plans, nor by the next run
+        ingest(config, {}, runtime)
+        assert source_digest(config, runtime) == digest
+        with pytest.raises(pytest.fail.Exception):
+            source_digest(config, dataclasses.replace(runtime, rehash=True))
+        with pytest.raises(pytest.fail.Exception):
+            source_digest(make_config(tmp_path / "pairs.csv", ingest={"batch_rows": 9}), runtime)
+    touched = tmp_path / "images" / "3.png"
+    os.utime(touched, ns=(1, 1))
+    assert source_digest(config, runtime) == digest
+    touched.write_bytes(touched.read_bytes() + b"more")
+    assert source_digest(config, runtime) != digest
+
+
 def test_what_is_pending_is_told_without_staging_anything(tmp_path: Path, runtime: Runtime) -> None:
     table = make_source(tmp_path / "a", 20)
     config = make_config(table, ingest={"batch_rows": 8})

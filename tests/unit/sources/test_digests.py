@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
@@ -10,7 +11,7 @@ import pytest
 
 from mmgen.errors import StoreError
 from mmgen.sources import digests
-from mmgen.sources.digests import DigestCache
+from mmgen.sources.digests import THREADED_BYTES, DigestCache, Look, cache_path
 from mmgen.sources.fetching import ATTEMPTS, GIVEN_UP, Patience
 from mmgen.store import Store
 
@@ -65,10 +66,14 @@ def test_a_missing_file_is_told_as_such(store: Store, tmp_path: Path) -> None:
         DigestCache(store, "x").of(str(tmp_path / "nowhere.png"))
 
 
-@pytest.mark.parametrize("data", [b"", b"{broken", b"[]", b'{"a": 1}', b'{"a": [1, 2, 3, 4]}'])
-def test_a_damaged_cache_is_an_empty_one(store: Store, file: Path, data: bytes) -> None:
-    store.write("cache/source-x.json", data)
-    assert kept(store, file) == hashlib.sha256(b"one").hexdigest()
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
+def test_a_damaged_cache_is_an_empty_one(store: Store, file: Path, share: float) -> None:
+    kept(store, file)
+    data = store.read(cache_path("x"))
+    cut = int(len(data) * share)
+    for broken in (data[:cut], data[:cut] + bytes(len(data) - cut), b"no database at all"):
+        store.write(cache_path("x"), broken)
+        assert kept(store, file) == hashlib.sha256(b"one").hexdigest()
 
 
 def test_files_no_longer_asked_for_are_forgotten(store: Store, file: Path, tmp_path: Path) -> None:
@@ -76,7 +81,55 @@ def test_files_no_longer_asked_for_are_forgotten(store: Store, file: Path, tmp_p
     other.write_bytes(b"b")
     kept(store, file)
     kept(store, other)
-    assert str(file).encode() not in store.read("cache/source-x.json")
+    assert str(file).encode() not in store.read(cache_path("x"))
+
+
+def test_a_look_stands_until_a_file_changes(store: Store, file: Path, tmp_path: Path) -> None:
+    gone = tmp_path / "gone.png"
+
+    def look(stamp: str = "s") -> Look | None:
+        with contextlib.closing(DigestCache(store, "x")) as cache:
+            return cache.unchanged(stamp)
+
+    def save() -> Look:
+        cache, made = DigestCache(store, "x"), Look("s", (("batch", 2),))
+        cache.prefetch([str(file), str(gone)])
+        cache.save(made)
+        return made
+
+    assert look() is None
+    assert save() == look()
+    assert look("another stamp") is None
+    gone.write_bytes(b"")
+    assert look() is None, "a file that was missing is there"
+    assert save() == look()
+    file.write_bytes(b"changed")
+    assert look() is None
+    assert save() == look()
+    file.unlink()
+    assert look() is None
+    with contextlib.closing(DigestCache(store, "x", rehash=True)) as cache:
+        assert cache.unchanged("s") is None
+
+
+def test_a_look_with_a_file_in_an_unknown_state_does_not_stand(store: Store, file: Path) -> None:
+    cache = DigestCache(store, "x")
+    cache.prefetch([str(file), f"{file}/below-a-file"])
+    with pytest.raises(StoreError):
+        cache.of(f"{file}/below-a-file")
+    cache.save(Look("s", ()))
+    assert DigestCache(store, "x").unchanged("s") is None
+
+
+def test_many_large_files_are_hashed_as_one_by_one(store: Store, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.bin" for number in range(20)]
+    for number, path in enumerate(paths):
+        path.write_bytes(bytes([number]) * (THREADED_BYTES * (number % 2) + 1))
+    cache = DigestCache(store, "x")
+    cache.prefetch(map(str, paths))
+    assert [cache.of(str(path)).sha256 for path in paths] == [
+        hashlib.sha256(path.read_bytes()).hexdigest() for path in paths
+    ]
 
 
 def test_a_remote_folder_is_looked_up_in_one_listing(monkeypatch: pytest.MonkeyPatch) -> None:
