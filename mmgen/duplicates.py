@@ -29,7 +29,7 @@ Int = npt.NDArray[np.int64]
 Hash = npt.NDArray[np.uint64]
 Thumb = npt.NDArray[np.float32]
 
-#: (index of the sample, index of the media slot) → (32, 32) values in 0..1, None if it cannot be read
+#: (index of the sample, media slot) → (32, 32) values in 0..1, None if it cannot be read
 Thumbnails = Callable[[int, int], Thumb | None]
 
 
@@ -65,9 +65,10 @@ def _pairs_of_equal(band_N: Hash, hashes_N: Hash, radius_bits: int) -> Int:
 
     Sorted by band, a bucket is a run; pass d compares each place with the one d further on, while any run goes on.
     """
-    order = np.argsort(band_N, kind="stable").astype(np.int64)
+    # 32 bits number two billion samples, and halve what a pass needs
+    order = np.argsort(band_N, kind="stable").astype(np.int32)
     band, hashes = band_N[order], hashes_N[order]
-    here = np.arange(len(order))
+    here = np.arange(len(order), dtype=np.int32)
     found: list[Int] = [np.empty((0, 2), np.int64)]
     step = 1
     while True:
@@ -76,15 +77,16 @@ def _pairs_of_equal(band_N: Hash, hashes_N: Hash, radius_bits: int) -> Int:
         if not len(here):
             return np.concatenate(found)
         close = here[np.bitwise_count(hashes[here] ^ hashes[here + step]) <= radius_bits]
-        pair = np.stack([order[close], order[close + step]], axis=1)
+        pair = np.stack([order[close], order[close + step]], axis=1).astype(np.int64)
         found.append(np.sort(pair, axis=1))
         step += 1
 
 
 def find_duplicates(
-    digests: Sequence[tuple[str, ...]],
-    media: Sequence[tuple[str, ...]],
-    hashes: Sequence[tuple[int | None, ...]],
+    present_NM: npt.NDArray[np.bool_],
+    media_N2: Hash,
+    hash_NM: Hash,
+    hashed_NM: npt.NDArray[np.bool_],
     *,
     radius_bits: int,
     confirm: float,
@@ -94,27 +96,22 @@ def find_duplicates(
 
     The order of the samples is their rank: an exemplar always stands before what repeats it.
 
-    digests: per sample the sha256 of each media slot's bytes. media: per sample the names of those slots, same order.
-    hashes: per sample the 64-bit hash of each, None where there is none (such a sample has no near-duplicates).
+    present_NM: which of M media slots a sample has. media_N2: 128 bits of these and of their bytes' digests.
+    hash_NM, hashed_NM: the 64-bit hash of each, and whether it has one (a sample without has no near-duplicates).
     thumbnails: asked only for samples that a hash proposes.
     """
-    count = len(digests)
-    exemplar = np.arange(count)
-    exact = np.zeros(count, np.bool_)
-    similarity = np.ones(count)
-    first_of: dict[tuple[tuple[str, ...], tuple[str, ...]], int] = {}
-    groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for index in range(count):
-        if not media[index]:
-            continue
-        first = first_of.setdefault((media[index], digests[index]), index)
-        if first != index:
-            exemplar[index], exact[index] = first, True
-        elif all(value is not None for value in hashes[index]):
-            groups[media[index]].append(index)
-    for members in groups.values():
-        hashes_NS = np.array([hashes[index] for index in members], np.uint64)
-        for member, (other, score) in _near(hashes_NS, members, radius_bits, confirm, thumbnails).items():
+    count = len(present_NM)
+    exemplar, similarity = np.arange(count), np.ones(count)
+    pattern_N = present_NM @ (1 << np.arange(present_NM.shape[1], dtype=np.int64))
+    first_N = _first_of_equal(media_N2)
+    exact = (first_N != exemplar) & (pattern_N != 0)
+    exemplar[exact] = first_N[exact]
+    alone = ~exact & (pattern_N != 0) & (hashed_NM | ~present_NM).all(axis=1)
+    for pattern in np.unique(pattern_N[alone]).tolist():
+        members = np.flatnonzero(alone & (pattern_N == pattern))
+        slots = np.flatnonzero(present_NM[members[0]])
+        near = _near(hash_NM[np.ix_(members, slots)], members, slots.tolist(), radius_bits, confirm, thumbnails)
+        for member, (other, score) in near.items():
             exemplar[member], similarity[member] = other, score
     # what equals a near-duplicate belongs to the near-duplicate's exemplar: its media are the same bytes
     for index in np.flatnonzero(exact).tolist():
@@ -124,20 +121,32 @@ def find_duplicates(
     return Duplicates(exemplar, exact, similarity)
 
 
+def _first_of_equal(keys_N2: Hash) -> Int:
+    """For each place the first one with the same key."""
+    order = np.lexsort((keys_N2[:, 1], keys_N2[:, 0]))
+    same = np.zeros(len(order), np.bool_)
+    same[1:] = (keys_N2[order[1:]] == keys_N2[order[:-1]]).all(axis=1)
+    # lexsort is stable: a run begins with its earliest place
+    starts = np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))
+    first_N = np.empty(len(order), np.int64)
+    first_N[order] = order[starts]
+    return first_N
+
+
 def _near(
-    hashes_NS: Hash, members: list[int], radius_bits: int, confirm: float, thumbnails: Thumbnails
+    hashes_NS: Hash, members: Int, slots: Sequence[int], radius_bits: int, confirm: float, thumbnails: Thumbnails
 ) -> dict[int, tuple[int, float]]:
     """Near-duplicates among samples with the same media slots: sample → (exemplar, similarity)."""
     distinct, place_N = np.unique(hashes_NS, axis=0, return_inverse=True)
     place_N = place_N.reshape(-1)
     neighbours = _neighbours(distinct, radius_bits)
-    crowded = np.bincount(place_N, minlength=len(distinct)) > 1
+    proposed = np.bincount(place_N, minlength=len(distinct)) > 1
+    proposed[list(neighbours)] = True
     shelves: dict[int, _Shelf] = {}
     joined: dict[int, tuple[int, float]] = {}
-    for member, place in zip(members, place_N.tolist(), strict=True):
-        if not crowded[place] and place not in neighbours:
-            continue
-        found = [thumbnails(member, slot) for slot in range(hashes_NS.shape[1])]
+    for index in np.flatnonzero(proposed[place_N]).tolist():
+        member, place = int(members[index]), int(place_N[index])
+        found = [thumbnails(member, slot) for slot in slots]
         readable = [each for each in found if each is not None]
         if len(readable) < len(found):
             continue
@@ -205,18 +214,14 @@ class _Shelf:
 def _neighbours(distinct_NS: Hash, radius_bits: int) -> dict[int, list[int]]:
     """Other distinct hash rows within the radius on every slot. The most varied slot proposes, the others agree."""
     variety = [len(np.unique(distinct_NS[:, slot])) for slot in range(distinct_NS.shape[1])]
-    proposer = int(np.argmax(variety))
-    values, place_N = np.unique(distinct_NS[:, proposer], return_inverse=True)
-    holders: dict[int, list[int]] = defaultdict(list)
-    for row, place in enumerate(place_N.reshape(-1).tolist()):
-        holders[place].append(row)
+    values, place_N = np.unique(distinct_NS[:, int(np.argmax(variety))], return_inverse=True)
+    order = np.argsort(place_N.reshape(-1), kind="stable")
+    edges = np.searchsorted(place_N.reshape(-1)[order], np.arange(len(values) + 1))
     first, second = near_pairs(values, radius_bits)
-    pairs = list(zip(first.tolist(), second.tolist(), strict=True)) + [(each, each) for each in range(len(values))]
+    shared = np.flatnonzero(np.diff(edges) > 1)
     found: dict[int, list[int]] = defaultdict(list)
-    for one, other in pairs:
-        rows_a, rows_b = np.array(holders[one]), np.array(holders[other])
-        if one == other and len(rows_a) == 1:
-            continue
+    for one, other in [*zip(first.tolist(), second.tolist(), strict=True), *((each, each) for each in shared.tolist())]:
+        rows_a, rows_b = order[edges[one] : edges[one + 1]], order[edges[other] : edges[other + 1]]
         distance = np.bitwise_count(distinct_NS[rows_a][:, None] ^ distinct_NS[rows_b][None]).max(axis=2)
         for a, b in zip(*np.nonzero(distance <= radius_bits), strict=True):
             if rows_a[a] != rows_b[b]:

@@ -84,14 +84,16 @@ def deal(
     return dealt
 
 
-def assign(members: Sequence[Member], shares: Mapping[str, float], seed: int) -> list[Placement]:
+def assign(members: Sequence[Member], shares: Mapping[str, float], seed: int, *, alone: int = 0) -> list[Placement]:
     """A placement per member. An exemplar must stand before what repeats it.
+
+    alone: how many more samples there are that nothing links to others; they count as units and are placed elsewhere.
 
     Members of one unit (a group; else the exemplar's unit; else the sample alone) share a split. A sample that is
     linked to two splits gets none: the caller drops it as `bridges_splits`.
     """
     units = _units(members)
-    splits = _unit_splits(members, units, shares, seed)
+    splits = _unit_splits(members, units, shares, seed, alone)
     placed: list[Placement] = []
     for index, member in enumerate(members):
         split = splits[units[index]]
@@ -124,7 +126,7 @@ def _units(members: Sequence[Member]) -> list[tuple[str, str]]:
 
 
 def _unit_splits(
-    members: Sequence[Member], units: Sequence[tuple[str, str]], shares: Mapping[str, float], seed: int
+    members: Sequence[Member], units: Sequence[tuple[str, str]], shares: Mapping[str, float], seed: int, alone: int
 ) -> dict[tuple[str, str], str]:
     """The split of every unit: what its placed samples say, else dealt out where there are few, else by hash."""
     sizes = Counter(units)
@@ -141,7 +143,7 @@ def _unit_splits(
         counts = Counter(standard or cast)
         held[unit] = max(standard or cast, key=lambda vote: (vote[0], counts[vote]))[1]
     groups = {unit: size for unit, size in sizes.items() if unit[0] == "group"}
-    few = sizes if len(sizes) < FEW_UNITS else groups if len(groups) < FEW_UNITS else {}
+    few = sizes if len(sizes) + alone < FEW_UNITS else groups if len(groups) < FEW_UNITS else {}
     dealt = deal(few, shares, seed, {unit: split for unit, split in held.items() if unit in few})
     free = (unit for unit in sizes if unit not in held and unit not in dealt)
     return held | dealt | {unit: by_hash(unit[1], shares, seed) for unit in free}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -87,10 +87,10 @@ def read_facts(store: Store, staging: Artifact) -> pl.DataFrame:
     return pl.concat([pl.read_parquet(store.local_path(entry.path)) for entry in staging.by_role("facts")])
 
 
-def read_rejections(store: Store, staging: Artifact) -> list[Rejection]:
-    """The rejections of a staging, in row order."""
-    tables = [pl.read_parquet(store.local_path(entry.path)) for entry in staging.by_role("rejections")]
-    return [Rejection(**row) for table in tables for row in table.iter_rows(named=True)]
+def each_batch(store: Store, staging: Artifact) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+    """(facts, rejections) of batch after batch, in row order."""
+    for facts, rejections in zip(staging.by_role("facts"), staging.by_role("rejections"), strict=True):
+        yield pl.read_parquet(store.local_path(facts.path)), pl.read_parquet(store.local_path(rejections.path))
 
 
 class StagedMedia:

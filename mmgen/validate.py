@@ -6,7 +6,7 @@ A version whose gate failed is committed all the same, stays inspectable, and is
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,16 +18,20 @@ from mmgen.artifact import Artifact, Draft
 from mmgen.config import Config
 from mmgen.errors import GateError, IntegrityError, SourceError
 from mmgen.identity import identity
+from mmgen.inputs import Chunk, Inputs, gather
 from mmgen.modalities.probing import Thumb
 from mmgen.modalities.table import MODALITIES
 from mmgen.records import Modality
 from mmgen.report import data_report
 from mmgen.runtime import Runtime, circumstance
-from mmgen.staging import StagedMedia, read_facts, read_rejections
-from mmgen.tables import parquet, read_kept
-from mmgen.verdicts import Base, Decision, decide
+from mmgen.staging import StagedMedia, each_batch, read_facts
+from mmgen.store import Store
+from mmgen.tables import each_kept, parquet, parquet_of, read_kept
+from mmgen.verdicts import Base, Decision, decide, digest_words
 
 FAILURE_CAP = 1_000
+#: rows whose facts are read at once
+CHUNK_ROWS = 8_192
 
 
 def validate(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> Artifact:
@@ -38,11 +42,11 @@ def validate(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -
     store, known = runtime.store, identity("validate", config, inputs)
     slots = {name: slot.modality for name, slot in config.slots.items()}
     staging = inputs["staging"]
-    facts = read_facts(store, staging)
     before = None if runtime.rebuild else artifact.latest(store, "dataset", config.name, passed=True)
-    base_facts = read_kept(store, before) if before else None
-    with runtime.progress.bar("validate", facts.height) as bar, StagedMedia(store, staging) as media:
-        decision = _decide(config, staging, facts, media, _base(before, base_facts), runtime)
+    with runtime.progress.bar("validate", staging.facts["inputs"]) as bar, StagedMedia(store, staging) as media:
+        decision = _decide(config, staging, media, before, runtime)
+        facts = read_facts(store, staging)
+        base_facts = read_kept(store, before) if before else None
         if config.validate_.gate.max_drift is not None and base_facts is not None and base_facts.height:
             shifts = data_report.shifts(facts, decision, slots, base_facts)
             decision = replace(decision, gate=(*decision.gate, *_drifted(shifts, config.validate_.gate.max_drift)))
@@ -51,9 +55,9 @@ def validate(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -
             config, decision, facts, staging, media,
             version=draft.version, fingerprint=known.fingerprint, before=before, before_facts=base_facts,
         )  # fmt: skip
-        bar.advance(facts.height)
+        bar.advance(staging.facts["inputs"])
     runtime.progress.say(_summary(decision))
-    draft.put("verdicts.parquet", parquet(decision.verdicts), "verdicts")
+    draft.put("verdicts.parquet", parquet_of(decision.chunks()), "verdicts")
     draft.put("quarantine.parquet", parquet(decision.quarantine), "quarantine")
     draft.put("report.html", page, "report")
     draft.put("report.json", twin, "report-json")
@@ -68,48 +72,64 @@ def validate(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -
 
 
 def _decide(
-    config: Config, staging: Artifact, facts: pl.DataFrame, media: StagedMedia, base: Base, runtime: Runtime
+    config: Config, staging: Artifact, media: StagedMedia, before: Artifact | None, runtime: Runtime
 ) -> Decision:
     """The verdicts. Raises IntegrityError if the facts are broken all over, or an input is lost (law 6)."""
     slots = {name: slot.modality for name, slot in config.slots.items()}
-    broken = failures(facts, slots, cap=FAILURE_CAP)
-    if len(broken) >= FAILURE_CAP:
-        raise IntegrityError(f"{staging.ref}: its facts break their schema in {FAILURE_CAP} places or more")
-    decision = decide(
-        facts, slots, read_rejections(runtime.store, staging), broken, config.validate_,
-        seed=config.seed, base=base, thumbnails=_Thumbnails(media, facts, slots),
-    )  # fmt: skip
+    inputs = gather(_chunks(runtime.store, staging, slots), slots, config.validate_)
+    base = _base(runtime.store, before)
+    decision = decide(inputs, config.validate_, seed=config.seed, base=base, thumbnails=_Thumbnails(media, inputs))
     ingested, judged = staging.facts["inputs"], decision.counts["inputs"]
     if ingested != judged:
         raise IntegrityError(f"{staging.ref}: {ingested} inputs were ingested, {judged} were judged; ingest again")
     return decision
 
 
+def _chunks(store: Store, staging: Artifact, slots: Mapping[str, Modality]) -> Iterator[Chunk]:
+    """The staging's batches, several at once: a check of a schema costs the same for few rows and many."""
+    waiting: list[tuple[pl.DataFrame, pl.DataFrame]] = []
+    broken = 0
+
+    def joined() -> Chunk:
+        facts = pl.concat([each for each, _ in waiting])
+        return Chunk(facts, pl.concat([each for _, each in waiting]), failures(facts, slots, cap=FAILURE_CAP))
+
+    for batch in each_batch(store, staging):
+        waiting.append(batch)
+        if sum(facts.height for facts, _ in waiting) >= CHUNK_ROWS:
+            chunk = joined()
+            broken += len(chunk.broken)
+            if broken >= FAILURE_CAP:
+                raise IntegrityError(f"{staging.ref}: its facts break their schema in {FAILURE_CAP} places or more")
+            yield chunk
+            waiting.clear()
+    if waiting:
+        yield joined()
+
+
 class _Thumbnails:
-    """Thumbnails of staged media, by (place in facts, slot's place)."""
+    """Thumbnails of staged media, by (index of the input, media slot)."""
 
-    def __init__(self, media: StagedMedia, facts: pl.DataFrame, slots: Mapping[str, Modality]) -> None:
-        self.media, self.slots = media, list(slots.items())
-        self.rows = facts["row"].to_list()
-        self.exts = {slot: facts[f"{slot}.ext"].to_list() for slot in slots}
+    def __init__(self, media: StagedMedia, inputs: Inputs) -> None:
+        self.media, self.inputs = media, inputs
 
-    def __call__(self, place: int, slot: int) -> Thumb | None:
-        name, modality = self.slots[slot]
+    def __call__(self, index: int, slot: int) -> Thumb | None:
+        inputs, name = self.inputs, self.inputs.media[slot]
+        modality = MODALITIES[inputs.slots[name]]
         try:
-            return MODALITIES[modality].thumbnail(self.media.read(self.rows[place], name, self.exts[name][place]))
+            ext = inputs.exts[inputs.ext_NM[index, slot]]
+            return modality.thumbnail(self.media.read(int(inputs.row_N[index]), name, ext))
         except SourceError:
             return None
 
 
-def _base(before: Artifact | None, facts: pl.DataFrame | None) -> Base:
-    if before is None or facts is None or not facts.height:
-        return Base(before.ref if before else None)
-    keys = facts["key"].to_list()
-    return Base(
-        before.ref,
-        dict(zip(keys, facts["split"].to_list(), strict=True)),
-        dict(zip(keys, facts["digest"].to_list(), strict=True)),
-    )
+def _base(store: Store, before: Artifact | None) -> Base:
+    """The base version's keys, splits and digests. Raises IntegrityError if they cannot be read."""
+    if before is None:
+        return Base()
+    tables = [table.with_columns(digest=digest_words(table["digest"]))
+              for table in each_kept(store, before, ["key", "split", "digest"])]  # fmt: skip
+    return Base(before.ref, pl.concat(tables) if tables else Base().rows)
 
 
 def _facts(decision: Decision, slots: Mapping[str, str], before: Artifact | None) -> dict[str, object]:

@@ -1,99 +1,78 @@
-"""From facts to verdicts: rules, duplicates, splits, gate. Pure; `validate` brings the tables and commits the outcome.
+"""From inputs to verdicts: rules, duplicates, splits, gate. Pure; `validate` brings the inputs and commits the outcome.
 
 Each input gets exactly one verdict: kept, quarantined (a rule rejects it) or dropped (policy leaves it out): law 6.
+All of it is done on columns, so that a million inputs fit where a thousand do.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import unicodedata
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
-from mmgen.duplicates import Duplicates, Thumbnails, find_duplicates
+from mmgen.duplicates import Thumbnails, find_duplicates
 from mmgen.errors import IntegrityError
-from mmgen.records import SPLIT_SPELLINGS, Rejection
-from mmgen.splits import SPLITS, Member, assign
+from mmgen.inputs import NOTE_SCHEMA, SETTLED_SCHEMA, Inputs, Int
+from mmgen.records import SPLIT_SPELLINGS
+from mmgen.splits import FEW_UNITS, SPLITS, Member, assign, by_hash
 from mmgen.validate_config import ValidateConfig
 
-if TYPE_CHECKING:
-    # pandera takes a second to import, and workers that write shards come by here
-    from data_schemas.facts import Failure
-
-HASH_COLUMN = {"image": "phash", "audio": "ahash"}
+Code = npt.NDArray[np.int8]
+#: verdicts that are written at once
+CHUNK_ROWS = 16_384
+VERDICTS = ("kept", "quarantined", "dropped")
+KEPT = 0
+#: how a sample repeats another, and the reason that says so
+REPEATS = {"exact": "duplicate", "near": "near_duplicate", "same_media": "same_media"}
 VERDICT_SCHEMA: dict[str, Any] = {
     "row": pl.Int64, "key": pl.String, "verdict": pl.String, "reason": pl.String, "split": pl.String,
     "exemplar": pl.String, "repeats": pl.String, "similarity": pl.Float64,
     "dropped_slots": pl.List(pl.String), "digest": pl.String, "change": pl.String, "message": pl.String,
 }  # fmt: skip
-QUARANTINE_SCHEMA: dict[str, Any] = {
-    "row": pl.Int64, "key": pl.String, "stage": pl.String, "slot": pl.String,
-    "reason": pl.String, "severity": pl.String, "message": pl.String,
-}  # fmt: skip
+BASE_SCHEMA: dict[str, Any] = {"key": pl.String, "split": pl.String, "digest": pl.UInt64}
 
 
 @dataclass(frozen=True)
 class Base:
-    """What the base version kept: key → split, key → digest of the row. Empty where there is no base."""
+    """What the base version kept: key, split and `digest_words` of each sample. Empty where there is no base."""
 
     ref: str | None = None
-    split: Mapping[str, str] = field(default_factory=dict)
-    digest: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class Row:
-    """One input on its way to its verdict. place: its row in the facts table, None if ingest rejected it as a whole."""
-
-    row: int
-    key: str
-    place: int | None
-    verdict: str = "kept"
-    reason: str | None = None
-    split: str | None = None
-    exemplar: str | None = None
-    repeats: str | None = None
-    similarity: float | None = None
-    dropped_slots: tuple[str, ...] = ()
-    digest: str | None = None
-    change: str | None = None
-    message: str | None = None
+    rows: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=BASE_SCHEMA))
 
 
 @dataclass(frozen=True)
 class Decision:
-    """verdicts: one row per input. quarantine: one row per rejection or flag. gate: why not, empty if it passed."""
+    """verdicts: VERDICT_SCHEMA without the digest, one row per input, few-valued columns as categories.
+
+    content_NB: the digests, for kept rows. quarantine: one row per rejection or flag. gate: why not, empty if it
+    passed.
+    """
 
     verdicts: pl.DataFrame
+    content_NB: npt.NDArray[np.uint8]
     quarantine: pl.DataFrame
     counts: dict[str, int]
     splits: dict[str, int]
     gate: tuple[str, ...]
 
+    def chunks(self) -> Iterator[pl.DataFrame]:
+        """The verdicts as VERDICT_SCHEMA has them, piece by piece."""
+        kept = pl.col("verdict") == VERDICTS[KEPT]
+        for start in range(0, max(1, self.verdicts.height), CHUNK_ROWS):
+            piece = slice(start, start + CHUNK_ROWS)
+            table = self.verdicts[piece].with_columns(digest=_hex(self.content_NB[piece]))
+            table = table.with_columns(digest=pl.when(kept).then("digest"))
+            yield table.select(pl.col(name).cast(kind) for name, kind in VERDICT_SCHEMA.items())
 
-def decide(
-    facts: pl.DataFrame,
-    slots: Mapping[str, str],
-    rejections: Sequence[Rejection],
-    broken: Sequence[Failure],
-    config: ValidateConfig,
-    *,
-    seed: int,
-    base: Base,
-    thumbnails: Thumbnails,
-) -> Decision:
-    """Verdicts over all inputs: the rows of `facts` and the rows that `rejections` names alone.
 
-    slots: name → modality. broken: where facts break their schema. thumbnails: of (place in facts, place in slots).
-    """
-    judge = _Judge(facts, slots, config, seed, base)
-    judge.read(rejections)
-    judge.apply_schema(broken)
+def decide(inputs: Inputs, config: ValidateConfig, *, seed: int, base: Base, thumbnails: Thumbnails) -> Decision:
+    """Verdicts over all inputs. thumbnails: of (index of the input, media slot)."""
+    judge = _Judge(inputs, config, seed, base)
     judge.apply_slots()
     judge.apply_rules()
     judge.apply_duplicates(thumbnails)
@@ -102,223 +81,249 @@ def decide(
 
 
 class _Judge:
-    """The state of one decision; each `apply` looks at the rows that are still kept."""
+    """The state of one decision; each `apply` looks at the rows that are still kept.
 
-    def __init__(
-        self, facts: pl.DataFrame, slots: Mapping[str, str], config: ValidateConfig, seed: int, base: Base
-    ) -> None:
-        self.facts, self.slots, self.config, self.seed, self.base = facts, slots, config, seed, base
-        self.rows = [
-            Row(row, key, place)
-            for place, (row, key) in enumerate(facts.select("row", "key").fill_null("").iter_rows())
-        ]
-        self.notes: list[Rejection] = []
-        self.present = {slot: facts[f"{slot}.present"].to_list() for slot in slots}
-        self.texts: list[dict[str, list[str]]] = [json.loads(text) for text in facts["texts"]]
+    verdict_N: codes into VERDICTS. split_N: codes into `splits`, −1 for none. exemplar_N: what a sample repeats, its
+    own index if nothing. kept_N, same_N: of the base version, the split as such a code, and whether it has the row so.
+    """
 
-    def kept(self) -> list[Row]:
-        return [row for row in self.rows if row.verdict == "kept"]
+    def __init__(self, inputs: Inputs, config: ValidateConfig, seed: int, base: Base) -> None:
+        self.inputs, self.config, self.seed, self.base = inputs, config, seed, base
+        count = len(inputs)
+        self.verdict_N = np.zeros(count, np.int8)
+        self.notes, self.settled = [inputs.notes], list[pl.DataFrame]()
+        self.splits: list[str] = list(SPLITS)
+        self.split_N = np.full(count, -1, np.int8)
+        self.exemplar_N = np.arange(count)
+        self.repeats: list[tuple[int, str, str, float]] = []
+        self._settle(inputs.settled)
+        self._compare(base)
 
-    def note(self, row: Row, slot: str | None, reason: str, message: str, *, reject: bool) -> None:
-        self.notes.append(
-            Rejection(row.row, row.key, "validate", slot, reason, "reject" if reject else "flag", message)
-        )
+    def _compare(self, base: Base) -> None:
+        """Which inputs the base version has, in which split, and whether unchanged."""
+        count = len(self.inputs)
+        self.kept_N, self.same_N = np.full(count, -1, np.int8), np.zeros(count, np.bool_)
+        if not base.rows.height:
+            return
+        codes = {split: self._code(split) for split in base.rows["split"].unique(maintain_order=True)}
+        old = base.rows.with_columns(pl.col("split").replace_strict(codes, return_dtype=pl.Int8))
+        found = pl.DataFrame({"key": self.inputs.keys}).join(old, on="key", how="left", maintain_order="left")
+        self.kept_N = found["split"].fill_null(-1).to_numpy()
+        for start in range(0, count, CHUNK_ROWS):
+            piece = slice(start, start + CHUNK_ROWS)
+            now = digest_words(_hex(self.inputs.content_NB[piece]))
+            self.same_N[piece] = (found["digest"][piece] == now).fill_null(value=False).to_numpy()
+
+    def _code(self, split: str) -> int:
+        if split not in self.splits:
+            self.splits.append(split)
+        return self.splits.index(split)
+
+    def kept(self) -> Int:
+        """Indices of the rows that are still kept."""
+        return np.flatnonzero(self.verdict_N == KEPT)
+
+    def note(self, found: Sequence[tuple[int, str]], reason: str, *, reject: bool) -> None:
+        """Say (index, message) of each; and reject it, if `reject`."""
+        if not found:
+            return
+        index = [each for each, _ in found]
+        self.notes.append(pl.DataFrame({
+            "row": self.inputs.row_N[index], "key": self.inputs.keys.gather(index), "stage": "validate",
+            "slot": pl.Series([None] * len(index), dtype=pl.String), "reason": reason,
+            "severity": "reject" if reject else "flag",
+            "message": pl.Series([said for _, said in found], dtype=pl.String),
+        }, schema=NOTE_SCHEMA))  # fmt: skip
         if reject:
-            self.settle(row, "quarantined", reason, message)
+            self.settle(found, reason, "quarantined")
 
-    def settle(self, row: Row, verdict: str, reason: str, message: str) -> None:
+    def settle(self, found: Sequence[tuple[int, str]], reason: str, verdict: str) -> None:
+        self._settle(pl.DataFrame([(at, verdict, reason, said) for at, said in found], SETTLED_SCHEMA, orient="row"))
+
+    def _settle(self, against: pl.DataFrame) -> None:
         """The first verdict other than kept stands."""
-        if row.verdict == "kept":
-            row.verdict, row.reason, row.message = verdict, reason, message
-
-    def read(self, rejections: Sequence[Rejection]) -> None:
-        """Take ingest's rejections over. A bad slot of a row that has facts is the policy's to judge."""
-        by_row = {row.row: row for row in self.rows}
-        for found in sorted(rejections, key=lambda each: (each.row, each.slot or "", each.reason)):
-            row = by_row.get(found.row)
-            if row is None:
-                row = by_row[found.row] = Row(found.row, found.key, None)
-                self.rows.append(row)
-            if found.reason == "forgotten":
-                self.settle(row, "dropped", found.reason, found.message)
-                continue
-            bad_slot = found.severity == "reject" and row.place is not None and found.slot in self.slots
-            if bad_slot and self.config.on_bad_slot == "drop_slot":
-                row.dropped_slots = tuple(sorted({*row.dropped_slots, str(found.slot)}))
-                self.notes.append(replace(found, severity="flag", message=f"slot dropped: {found.message}"))
-                continue
-            self.notes.append(found)
-            if found.severity == "reject":
-                self.settle(row, "quarantined", found.reason, found.message)
-        for row in self.rows:
-            if row.place is None and row.verdict == "kept":
-                raise IntegrityError(f"staging: row {row.row} is flagged but has no facts; ingest it again")
-
-    def apply_schema(self, broken: Sequence[Failure]) -> None:
-        """A row that breaks the facts schema is rejected. Raises IntegrityError if a whole column does."""
-        for failure in broken:
-            if failure.index is None:
-                said = f"wanted {failure.check}, came {failure.value}"
-                raise IntegrityError(f"staging facts: column '{failure.column}': {said}; ingest again")
-            row = self.rows[failure.index]
-            self.note(
-                row,
-                None,
-                "schema",
-                f"column '{failure.column}': wanted {failure.check}, came {failure.value}",
-                reject=True,
-            )
+        new = against.filter(pl.Series(self.verdict_N[against["index"].to_numpy()] == KEPT)).unique(
+            "index", keep="first", maintain_order=True
+        )
+        codes = new["verdict"].replace_strict({name: code for code, name in enumerate(VERDICTS)}, return_dtype=pl.Int8)
+        self.verdict_N[new["index"].to_numpy()] = codes.to_numpy()
+        self.settled.append(new)
 
     def apply_slots(self) -> None:
         """A row without any slot left is rejected."""
-        for row in self.kept():
-            if not self.slots_of(row):
-                self.note(row, None, "no_slots", f"none of {', '.join(self.slots)} is there", reject=True)
-
-    def slots_of(self, row: Row) -> list[str]:
-        """Its present slots that were not dropped."""
-        assert row.place is not None
-        return [slot for slot in self.slots if self.present[slot][row.place] and slot not in row.dropped_slots]
+        kept, said = self.kept(), f"none of {', '.join(self.inputs.slots)} is there"
+        bare = kept[~self.inputs.present_NS[kept].any(axis=1)]
+        self.note([(int(at), said) for at in bare], "no_slots", reject=True)
 
     def apply_rules(self) -> None:
-        """Keys are unique, and a user's split has a known name."""
-        first: dict[str, int] = {}
+        """Keys are unique, and a user's split has a known name. A row that breaks both says both."""
+        kept = self.kept()
+        self._keys(kept)
         held = self.config.holdout.split if self.config.holdout else None
-        splits, alike = self.facts["split"].to_list(), dict[str, str]()
-        for row in self.kept():
-            assert row.place is not None
-            if (other := alike.setdefault(unicodedata.normalize("NFC", row.key).casefold(), row.key)) != row.key:
-                said = f"'{row.key}' and '{other}' differ only in case or in how they are composed"
-                self.note(row, None, "key_clash", said, reject=False)
-            if (earlier := first.setdefault(row.key, row.row)) != row.row:
-                self.note(row, None, "duplicate_key", f"row {earlier} has the key '{row.key}' already", reject=True)
-            named = splits[row.place]
-            if named is not None and named.strip().lower() not in SPLIT_SPELLINGS and named != held:
-                known = ", ".join([*SPLITS, *([held] if held else [])])
-                self.note(row, None, "unknown_split", f"split: wanted one of {known}, came '{named}'", reject=True)
+        known = ", ".join([*SPLITS, *([held] if held else [])])
+        strange = [code for code, name in enumerate(self.inputs.owns)
+                   if name.strip().lower() not in SPLIT_SPELLINGS and name != held]  # fmt: skip
+        bad = kept[np.isin(self.inputs.own_N[kept], strange)]
+        names = self.inputs.owns
+        self.note([(int(at), f"split: wanted one of {known}, came '{names[self.inputs.own_N[at]]}'") for at in bad],
+                  "unknown_split", reject=True)  # fmt: skip
+
+    def _keys(self, kept: Int) -> None:
+        keys, alike = self.inputs.keys, self._alike()
+        _, inverse, counts = np.unique(alike[kept], return_inverse=True, return_counts=True)
+        first: dict[str, int] = {}
+        spelled: dict[str, str] = {}
+        twice: list[tuple[int, str]] = []
+        clashes: list[tuple[int, str]] = []
+        for at in kept[counts[inverse] > 1].tolist():
+            key = keys[at]
+            if (other := spelled.setdefault(_folded(key), key)) != key:
+                clashes.append((at, f"'{key}' and '{other}' differ only in case or in how they are composed"))
+            if (earlier := first.setdefault(key, at)) != at:
+                twice.append((at, f"row {self.inputs.row_N[earlier]} has the key '{key}' already"))
+        self.note(clashes, "key_clash", reject=False)
+        self.note(twice, "duplicate_key", reject=True)
+
+    def _alike(self) -> npt.NDArray[np.uint64]:
+        """64 bits of each key that are the same where keys differ in case or composition alone."""
+        found = np.empty(len(self.inputs), np.uint64)
+        for start in range(0, len(found), CHUNK_ROWS):
+            keys, piece = self.inputs.keys[start : start + CHUNK_ROWS], found[start : start + CHUNK_ROWS]
+            piece[:] = keys.str.to_lowercase().hash().to_numpy()
+            odd = np.flatnonzero((keys.str.len_bytes() != keys.str.len_chars()).to_numpy())
+            piece[odd] = pl.Series([_folded(key) for key in keys.gather(odd)], dtype=pl.String).hash().to_numpy()
+        return found
 
     def apply_duplicates(self, thumbnails: Thumbnails) -> None:
         """Link what repeats an earlier sample, and let the policies drop or flag it."""
+        kept, columns = self.kept(), self.inputs
         # a sample of the base version is never displaced by a new one
-        self.ranked = sorted(self.kept(), key=lambda row: (row.key not in self.base.split, row.row))
-        self.links = self._search(thumbnails)
-        for index, row in enumerate(self.ranked):
-            first = int(self.links.exemplar_N[index])
-            if first == index:
-                continue
-            exemplar = self.ranked[first]
-            row.exemplar, row.similarity = exemplar.key, float(self.links.similarity_N[index])
-            exact = bool(self.links.exact_N[index])
-            row.repeats = ("exact" if self._same_texts(row, exemplar) else "same_media") if exact else "near"
+        ranked = kept[np.lexsort((kept, self.kept_N[kept] < 0))]
+        media = np.array([list(columns.slots).index(slot) for slot in columns.media], np.int64)
+        links = find_duplicates(
+            columns.present_NS[np.ix_(ranked, media)], columns.media_N2[ranked], columns.hash_NM[ranked],
+            columns.hashed_NM[ranked], radius_bits=self.config.near_radius_bits, confirm=self.config.near_confirm,
+            thumbnails=lambda place, slot: thumbnails(int(ranked[place]), slot),
+        )  # fmt: skip
+        self.exemplar_N[ranked] = ranked[links.exemplar_N]
+        self.ranked = ranked
+        policies = {"exact": self.config.duplicates, "near": self.config.near_duplicates,
+                    "same_media": self.config.near_duplicates}  # fmt: skip
+        found: dict[str, list[tuple[int, str]]] = {kind: [] for kind in REPEATS}
+        for place in np.flatnonzero(links.exemplar_N != np.arange(len(ranked))).tolist():
+            at, other, score = int(ranked[place]), int(self.exemplar_N[ranked[place]]), float(links.similarity_N[place])
             # the same media under other words is another sample, linked but not equal
-            policy = self.config.duplicates if row.repeats == "exact" else self.config.near_duplicates
-            reason = {"exact": "duplicate", "near": "near_duplicate", "same_media": "same_media"}[row.repeats]
-            said = f"repeats '{exemplar.key}' (row {exemplar.row}, similarity {row.similarity:.3f})"
+            same = columns.texts_N[at] == columns.texts_N[other]
+            kind = ("exact" if same else "same_media") if links.exact_N[place] else "near"
+            self.repeats.append((at, columns.keys[other], kind, score))
+            said = f"repeats '{columns.keys[other]}' (row {columns.row_N[other]}, similarity {score:.3f})"
+            found[kind].append((at, said))
+        for kind, policy in policies.items():
             if policy == "flag":
-                self.note(row, None, reason, said, reject=False)
+                self.note(found[kind], REPEATS[kind], reject=False)
             elif policy == "drop":
-                self.settle(row, "dropped", reason, said)
-
-    def _search(self, thumbnails: Thumbnails) -> Duplicates:
-        names = [slot for slot, modality in self.slots.items() if modality != "text"]
-        place_of = {slot: place for place, slot in enumerate(self.slots)}
-        media = [tuple(slot for slot in self.slots_of(row) if slot in names) for row in self.ranked]
-        digest = {slot: self.facts[f"{slot}.sha256"].to_list() for slot in names}
-        hashes = {slot: self.facts[f"{slot}.{HASH_COLUMN[self.slots[slot]]}"].to_list() for slot in names}
-        places = [row.place or 0 for row in self.ranked]
-        return find_duplicates(
-            [tuple(digest[slot][place] for slot in mine) for place, mine in zip(places, media, strict=True)],
-            media,
-            [tuple(_hash(hashes[slot][place]) for slot in mine) for place, mine in zip(places, media, strict=True)],
-            radius_bits=self.config.near_radius_bits,
-            confirm=self.config.near_confirm,
-            thumbnails=lambda index, slot: thumbnails(places[index], place_of[media[index][slot]]),
-        )
-
-    def _same_texts(self, row: Row, other: Row) -> bool:
-        assert row.place is not None
-        assert other.place is not None
-        return self.texts[row.place] == self.texts[other.place]
+                self.settle(found[kind], REPEATS[kind], "dropped")
 
     def apply_splits(self) -> None:
         """Give each kept row its split; one that links two is dropped."""
-        kept = [row for row in self.ranked if row.verdict == "kept"]
-        index_of = {row.key: index for index, row in enumerate(kept)}
-        groups, own = self.facts["group"].to_list(), self._own_splits()
+        kept = self.ranked[self.verdict_N[self.ranked] == KEPT]
         shares = {str(split): part for split, part in self.config.splits.items()}
-        members = []
-        for index, row in enumerate(kept):
-            assert row.place is not None
-            exemplar = index if row.exemplar is None else index_of.get(row.exemplar, index)
-            members.append(Member(row.key, groups[row.place], own.get(row.row), self.base.split.get(row.key), exemplar))
-        for row, placement in zip(kept, assign(members, shares, self.seed), strict=True):
-            if placement.bridges is None:
-                row.split = placement.split
-                continue
-            one, other = placement.bridges
-            said = f"links the splits '{one}' and '{other}'" + (f"; repeats '{row.exemplar}'" if row.exemplar else "")
-            self.settle(row, "dropped", "bridges_splits", said)
+        fixed_N = self._own_splits()
+        exemplar = self.exemplar_N[kept]
+        # what it repeats may have been dropped since
+        exemplar = np.where(self.verdict_N[exemplar] == KEPT, exemplar, kept)
+        linked = (self.inputs.group_N[kept] >= 0) | (exemplar != kept) | np.isin(kept, exemplar[exemplar != kept])
+        if len(kept) < FEW_UNITS:
+            linked[:] = True
+        alone = kept[~linked]
+        split_N = np.where(fixed_N[alone] >= 0, fixed_N[alone], self.kept_N[alone])
+        free = np.flatnonzero(split_N < 0)
+        keys = self.inputs.keys.gather(alone[free])
+        split_N[free] = [self._code(by_hash(key, shares, self.seed)) for key in keys]
+        self.split_N[alone] = split_N
+        self._place(kept[linked], exemplar[linked], fixed_N, shares, len(alone))
 
-    def _own_splits(self) -> dict[int, str]:
-        """row → the split that the user's column or the held-out values give it."""
-        own: dict[int, str] = {}
-        holdout = self.config.holdout
-        splits, metas = self.facts["split"].to_list(), self.facts["meta"].to_list()
-        for row in self.kept():
-            assert row.place is not None
-            if (named := splits[row.place]) is not None:
-                own[row.row] = SPLIT_SPELLINGS.get(named.strip().lower(), named)
-            elif holdout is not None and str(json.loads(metas[row.place]).get(holdout.column)) in holdout.values:
-                own[row.row] = holdout.split
-        return own
+    def _place(self, kept: Int, exemplar: Int, fixed_N: Code, shares: Mapping[str, float], alone: int) -> None:
+        """Splits of samples that are linked to others."""
+        place = {int(at): index for index, at in enumerate(kept)}
+        groups, keys = self.inputs.groups, self.inputs.keys
+        members = [
+            Member(keys[at], groups[group] if group >= 0 else None, self._name(fixed_N[at]),
+                   self._name(self.kept_N[at]), place[first])
+            for at, group, first in zip(kept.tolist(), self.inputs.group_N[kept].tolist(), exemplar.tolist(),
+                                        strict=True)
+        ]  # fmt: skip
+        bridges: list[tuple[int, str]] = []
+        repeated = {at: key for at, key, _, _ in self.repeats}
+        for at, placement in zip(kept.tolist(), assign(members, shares, self.seed, alone=alone), strict=True):
+            if placement.split is not None:
+                self.split_N[at] = self._code(placement.split)
+                continue
+            assert placement.bridges is not None
+            one, other = placement.bridges
+            said = f"links the splits '{one}' and '{other}'"
+            bridges.append((at, said + (f"; repeats '{repeated[at]}'" if at in repeated else "")))
+        self.settle(bridges, "bridges_splits", "dropped")
+
+    def _name(self, code: int) -> str | None:
+        return self.splits[code] if code >= 0 else None
+
+    def _own_splits(self) -> Code:
+        """Codes of the splits that the user's column or the held-out values give, −1 for none."""
+        names = [SPLIT_SPELLINGS.get(name.strip().lower(), name) for name in self.inputs.owns]
+        # the last one stands for "none"
+        codes = np.array([*(self._code(name) for name in names), -1], np.int8)
+        found = codes[self.inputs.own_N]
+        if self.config.holdout is not None:
+            found = np.where((found < 0) & self.inputs.held_N, np.int8(self._code(self.config.holdout.split)), found)
+        return found
+
+    # ------------------------------------------------------------ the outcome
 
     def conclude(self) -> Decision:
         """Tables, counts and the gate. Raises IntegrityError if an input is lost or counted twice."""
-        self._digest()
-        self.rows.sort(key=lambda row: row.row)
-        if len({row.row for row in self.rows}) != len(self.rows):
-            raise IntegrityError("staging: a row number occurs twice; ingest it again")
-        verdicts = Counter(row.verdict for row in self.rows)
-        counts = {"inputs": len(self.rows), **{name: verdicts[name] for name in ("kept", "quarantined", "dropped")}}
+        codes = np.bincount(self.verdict_N, minlength=len(VERDICTS)).tolist()
+        counts = {"inputs": len(self.inputs), **dict(zip(VERDICTS, codes, strict=True))}
         check_counts(counts)
-        found = Counter(row.split for row in self.rows if row.split is not None and row.verdict == "kept")
-        splits = {split: found[split] for split in sorted(found, key=split_rank)}
-        table = pl.DataFrame(
-            [[_plain(getattr(row, name)) for name in VERDICT_SCHEMA] for row in self.rows],
-            schema=VERDICT_SCHEMA,
-            orient="row",
-        )
+        kept = self.kept()
+        found = np.bincount(self.split_N[kept], minlength=len(self.splits))
+        splits = {self.splits[code]: int(count) for code, count in enumerate(found) if count}
+        splits = {split: splits[split] for split in sorted(splits, key=split_rank)}
+        settled = pl.concat(self.settled)
+        gate = self._gate(counts, splits, settled)
+        return Decision(self._table(settled), self.inputs.content_NB, self._quarantine(), counts, splits, tuple(gate))
+
+    def _quarantine(self) -> pl.DataFrame:
         # a row that policy drops is no longer only flagged: its story is in the verdicts
-        dropped = {row.row for row in self.rows if row.verdict == "dropped"}
-        notes = sorted(
-            (note for note in self.notes if note.row not in dropped),
-            key=lambda each: (each.row, each.stage, each.slot or "", each.reason),
+        dropped = self.inputs.row_N[self.verdict_N == VERDICTS.index("dropped")]
+        notes = pl.concat(self.notes)
+        return notes.filter(~pl.col("row").is_in(dropped.tolist())).sort(
+            "row", "stage", pl.col("slot").fill_null(""), "reason", maintain_order=True
         )
-        quarantine = pl.DataFrame(
-            [[getattr(note, name) for name in QUARANTINE_SCHEMA] for note in notes],
-            schema=QUARANTINE_SCHEMA,
-            orient="row",
-        )
-        return Decision(table, quarantine, counts, splits, tuple(self._gate(counts, splits)))
 
-    def _digest(self) -> None:
-        """The digest of what each kept row is in a shard, and whether the base version has it so."""
-        columns = self.facts.select("label", "group", "meta", *(f"{slot}.sha256" for slot in self.slots)).rows(
-            named=True
-        )
-        for row in self.kept():
-            assert row.place is not None
-            facts, mine = columns[row.place], self.slots_of(row)
-            content = {
-                "key": row.key, "label": facts["label"], "group": facts["group"], "meta": facts["meta"],
-                "texts": {slot: texts for slot, texts in self.texts[row.place].items() if slot in mine},
-                "media": {slot: facts[f"{slot}.sha256"] for slot in mine},
-            }  # fmt: skip
-            row.digest = hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-            before = self.base.digest.get(row.key)
-            row.change = "new" if before is None else "unchanged" if before == row.digest else "changed"
+    def _table(self, settled: pl.DataFrame) -> pl.DataFrame:
+        """One row per input, in the order of rows."""
+        index = pl.Series(np.arange(len(self.inputs)), dtype=pl.Int64)
+        is_kept = self.verdict_N == KEPT
+        known = self.kept_N >= 0
+        change = np.where(is_kept, np.where(known, np.where(self.same_N, 1, 2), 0), -1)
+        links = pl.DataFrame(self.repeats, schema={"index": pl.Int64, "exemplar": pl.String, "repeats": pl.String,
+                                                   "similarity": pl.Float64}, orient="row")  # fmt: skip
+        dropped = pl.DataFrame(
+            [(at, list(slots)) for at, slots in self.inputs.dropped.items()],
+            schema={"index": pl.Int64, "dropped_slots": pl.List(pl.String)}, orient="row",
+        )  # fmt: skip
+        split_N = np.where(is_kept, self.split_N, -1)
+        table = pl.DataFrame({
+            "index": index, "row": self.inputs.row_N, "key": self.inputs.keys,
+            "verdict": _named(self.verdict_N, VERDICTS), "split": _named(split_N, self.splits),
+            "change": _named(change, ("new", "unchanged", "changed")),
+        })  # fmt: skip
+        for part in (settled.select("index", "reason", "message"), links, dropped):
+            table = table.join(part, on="index", how="left", maintain_order="left")
+        return table.drop("index").with_columns(pl.col("dropped_slots").fill_null([]))
 
-    def _gate(self, counts: Mapping[str, int], splits: Mapping[str, int]) -> list[str]:
+    def _gate(self, counts: Mapping[str, int], splits: Mapping[str, int], settled: pl.DataFrame) -> list[str]:
         """Why this version must not be trained on."""
         gate, reasons = self.config.gate, []
         share = counts["kept"] / counts["inputs"] if counts["inputs"] else 0.0
@@ -334,35 +339,51 @@ class _Judge:
         for split, least in wanted.items():
             if splits.get(split, 0) < least:
                 reasons.append(f"split '{split}' has {splits.get(split, 0)} rows, wanted at least {least}")
-        reasons += self._shares(counts["inputs"])
+        reasons += self._shares(counts["inputs"], settled)
         leaks = self._leaks()
         if leaks:
             reasons.append(f"{leaks} samples repeat a sample of another split, wanted none")
         return reasons
 
-    def _shares(self, inputs: int) -> list[str]:
+    def _shares(self, inputs: int, settled: pl.DataFrame) -> list[str]:
         """Reasons that hit more of the inputs than the gate allows."""
         said = []
+        rows = settled.select("reason", row=pl.Series(self.inputs.row_N[settled["index"].to_numpy()], dtype=pl.Int64))
+        hits = pl.concat([rows, *(notes.select("reason", "row") for notes in self.notes)])
         for code, most in self.config.gate.max_share.items():
-            hit = {note.row for note in self.notes if note.reason == code}
-            hit |= {row.row for row in self.rows if row.reason == code}
-            if len(hit) > most * inputs:
-                said.append(f"'{code}' hits {len(hit)} of {inputs} inputs ({len(hit) / inputs:.1%}), "
-                            f"wanted at most {most:.1%}")  # fmt: skip
+            hit = hits.filter(pl.col("reason") == code)["row"].n_unique()
+            if hit > most * inputs:
+                said.append(f"'{code}' hits {hit} of {inputs} inputs ({hit / inputs:.1%}), wanted at most {most:.1%}")
         return said
 
     def _leaks(self) -> int:
         """Kept samples whose exemplar, or group, is in another split. The splits leave none; this counts again."""
-        by_key = {row.key: row for row in self.kept()}
-        groups = self.facts["group"].to_list()
-        split_of: dict[str, str | None] = {}
-        leaks = 0
-        for row in self.kept():
-            exemplar = by_key.get(row.exemplar) if row.exemplar else None
-            group = groups[row.place] if row.place is not None else None
-            other = split_of.setdefault(group, row.split) if group is not None else row.split
-            leaks += (exemplar is not None and exemplar.split != row.split) or other != row.split
-        return leaks
+        kept = self.kept()
+        exemplar = self.exemplar_N[kept]
+        apart = (self.verdict_N[exemplar] == KEPT) & (self.split_N[exemplar] != self.split_N[kept])
+        group = self.inputs.group_N[kept]
+        _, first = np.unique(group, return_index=True)
+        split_of = np.full(len(self.inputs.groups) + 1, -1, np.int8)
+        split_of[group[first]] = self.split_N[kept[first]]
+        return int((apart | ((group >= 0) & (split_of[group] != self.split_N[kept]))).sum())
+
+
+def _named(codes: npt.NDArray[Any], names: Sequence[str]) -> pl.Series:
+    """Names by code, as categories; null for −1."""
+    return pl.Series([*names, None], dtype=pl.Enum(names)).gather(np.where(codes < 0, len(names), codes))
+
+
+def _hex(content_NB: npt.NDArray[np.uint8]) -> pl.Series:
+    return pl.Series([bytes(each).hex() for each in content_NB], dtype=pl.String)
+
+
+def digest_words(digests: pl.Series) -> pl.Series:
+    """64 bits of each digest, to compare rows within one run."""
+    return digests.hash()
+
+
+def _folded(key: str) -> str:
+    return unicodedata.normalize("NFC", key).casefold()
 
 
 def check_counts(counts: Mapping[str, int]) -> None:
@@ -375,11 +396,3 @@ def check_counts(counts: Mapping[str, int]) -> None:
 def split_rank(split: str) -> tuple[int, str]:
     """Order of splits in every table: train, validation, test, then others by name."""
     return (SPLITS.index(split) if split in SPLITS else len(SPLITS), split)
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _hash(digits: str | None) -> int | None:
-    return None if digits is None else int(digits, 16)

@@ -12,7 +12,11 @@ import numpy as np
 import soundfile
 from PIL import Image, ImageDraw
 
+from mmgen.artifact import Artifact
 from mmgen.config import Config, build
+from mmgen.records import Rejection
+from mmgen.staging import each_batch
+from mmgen.store import Store
 
 COLUMNS = ("id", "caption", "image", "audio", "label", "group", "split", "voice")
 Change = Callable[[list[dict[str, str]], Path], None]
@@ -75,3 +79,8 @@ def table_config(path: Path, *, source: Mapping[str, Any] | None = None, **parts
     columns = {"kind": "table", "path": str(path), "key": "id", "text": "caption", "image": "image", "audio": "audio",
                "label": "label", "meta": ["voice"], **(source or {})}  # fmt: skip
     return build({"name": "tiny", "source": columns, **parts})
+
+
+def rejections_of(store: Store, staging: Artifact) -> list[Rejection]:
+    """What ingest found wrong, in row order."""
+    return [Rejection(**row) for _, found in each_batch(store, staging) for row in found.iter_rows(named=True)]

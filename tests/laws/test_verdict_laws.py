@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmgen.inputs import NOTE_SCHEMA, Chunk, gather
 from mmgen.records import Rejection
 from mmgen.splits import SPLITS
 from mmgen.validate_config import ValidateConfig
-from mmgen.verdicts import Base, decide
+from mmgen.verdicts import BASE_SCHEMA, VERDICT_SCHEMA, Base, decide
 
 SLOTS = {"text": "text", "image": "image"}
 ROW = st.fixed_dictionaries({
@@ -51,9 +53,14 @@ def facts_of(rows: list[dict[str, object]]) -> pl.DataFrame:
 
 
 @settings(max_examples=120, deadline=None)
-@given(st.lists(ROW, min_size=1, max_size=40), RULES, st.dictionaries(st.integers(0, 40), st.sampled_from(SPLITS)))
+@given(
+    st.lists(ROW, min_size=1, max_size=40),
+    RULES,
+    st.dictionaries(st.integers(0, 40), st.sampled_from(SPLITS)),
+    st.data(),
+)
 def test_verdicts_keep_their_laws(
-    rows: list[dict[str, object]], rules: ValidateConfig, kept_before: dict[int, str]
+    rows: list[dict[str, object]], rules: ValidateConfig, kept_before: dict[int, str], data: st.DataObject
 ) -> None:
     facts = facts_of(rows)
     rejections = [
@@ -64,14 +71,18 @@ def test_verdicts_keep_their_laws(
         if row["bad"] is not None
     ]
     base = {f"k{key}": split for key, split in kept_before.items()}
-    pictures = facts["image.sha256"].to_list()
+    before = pl.DataFrame([(key, split, 0) for key, split in base.items()], BASE_SCHEMA, orient="row")
+    noted = pl.DataFrame([asdict(each) for each in rejections], schema=NOTE_SCHEMA)
+    cut = data.draw(st.integers(0, len(rows)))
+    chunks = [Chunk(facts.filter(part), noted.filter(part)) for part in (pl.col("row") < cut, pl.col("row") >= cut)]
+    inputs = gather(chunks, SLOTS, rules)
+    pictures = dict(facts.select("row", "image.sha256").iter_rows())
 
-    def thumbnail(place: int, slot: int) -> np.ndarray:
-        return np.random.default_rng(int(pictures[place][1:]) // 3).random((32, 32), np.float32)
+    def thumbnail(index: int, slot: int) -> np.ndarray:
+        return np.random.default_rng(int(pictures[index][1:]) // 3).random((32, 32), np.float32)
 
-    made = decide(
-        facts, SLOTS, rejections, [], rules, seed=0, base=Base("dataset:x@1", base, base), thumbnails=thumbnail
-    )
+    made = decide(inputs, rules, seed=0, base=Base("dataset:x@1", before), thumbnails=thumbnail)
+    assert pl.concat(made.chunks()).columns == list(VERDICT_SCHEMA)
     assert made.verdicts["row"].to_list() == list(range(len(rows)))
     assert made.counts["inputs"] == len(rows) == sum(made.counts[name] for name in ("kept", "quarantined", "dropped"))
     kept = made.verdicts.filter(pl.col("verdict") == "kept").to_dicts()

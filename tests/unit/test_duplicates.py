@@ -60,9 +60,20 @@ def search(
     *,
     media: list[tuple[str, ...]] | None = None,
 ) -> Duplicates:
+    names = ("image", "audio")
+    media = media or [names[: len(each)] for each in digests]
+    shape = (len(digests), len(names))
+    present, hashed = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
+    digest, value = np.zeros((len(digests), 2), np.uint64), np.zeros(shape, np.uint64)
+    for index, mine in enumerate(media):
+        for slot, sha, perceptual in zip(mine, digests[index], hashes[index], strict=True):
+            at = names.index(slot)
+            present[index, at], hashed[index, at] = True, perceptual is not None
+            value[index, at] = perceptual or 0
+            digest[index] = digest[index] * np.uint64(2**16) + np.array([ord(sha), at], np.uint64)
     return find_duplicates(
-        digests, media or [("image", "audio")[: len(each)] for each in digests], hashes,
-        radius_bits=6, confirm=0.98, thumbnails=lambda index, slot: thumbs[index][slot],
+        present, digest, value, hashed, radius_bits=6, confirm=0.98,
+        thumbnails=lambda index, slot: thumbs[index][slot],
     )  # fmt: skip
 
 
@@ -143,7 +154,7 @@ def test_unreadable_media_have_no_near_duplicates() -> None:
 def test_flat_pictures_match_only_flat_ones_of_the_same_level() -> None:
     flat = np.full((32, 32), 0.5, np.float32)
     thumbs: dict[int, list[np.ndarray | None]] = {0: [flat], 1: [flat + 0.2], 2: [texture(0)], 3: [flat + 0.001]}
-    found = search([(str(index),) for index in range(4)], thumbs, [(0,)] * 4)
+    found = search([(chr(65 + index),) for index in range(4)], thumbs, [(0,)] * 4)
     assert found.exemplar_N.tolist() == [0, 1, 2, 0]
 
 
@@ -152,6 +163,6 @@ def test_a_crowd_of_equal_hashes_is_searched_in_reasonable_time() -> None:
     count = 1_500
     thumbs = {index: [texture(index)] for index in range(count)}
     started = time.perf_counter()
-    found = search([(str(index),) for index in range(count)], thumbs, [(0,)] * count)
+    found = search([(chr(65 + index),) for index in range(count)], thumbs, [(0,)] * count)
     assert (found.exemplar_N == np.arange(count)).all()
     assert time.perf_counter() - started < 20

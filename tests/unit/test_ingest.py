@@ -29,6 +29,7 @@ from mmgen.sources import fetching
 from mmgen.sources.config import IngestConfig
 from mmgen.store import Store, sha256
 from mmgen.tars import TarReader, pack
+from tests.data_sources import rejections_of
 from tests.unit.sources.media import png, wav
 
 FIELDS = ("key", "caption", "image", "audio", "label", "speaker")
@@ -68,7 +69,7 @@ def runtime(tmp_path: Path) -> Runtime:
 
 
 def rejections(runtime: Runtime, made: Artifact) -> list[tuple[int, str | None, str, str]]:
-    return [(each.row, each.slot, each.reason, each.severity) for each in staging.read_rejections(runtime.store, made)]
+    return [(each.row, each.slot, each.reason, each.severity) for each in rejections_of(runtime.store, made)]
 
 
 def counting(runtime: Runtime) -> tuple[Runtime, list[str]]:
@@ -252,7 +253,7 @@ def test_media_are_judged_and_named_by_their_bytes(tmp_path: Path, runtime: Runt
     text = table.read_text().replace("images/0.png", "images/0.jpeg").replace("images/1.png", "images/1.jpeg")
     table.write_text(text)
     made = ingest(make_config(table), {}, runtime)
-    found = [(each.row, each.slot, each.reason, each.severity) for each in staging.read_rejections(runtime.store, made)]
+    found = [(each.row, each.slot, each.reason, each.severity) for each in rejections_of(runtime.store, made)]
     assert found == [(0, "image", "type_mismatch", "flag"), (1, "image", "type_mismatch", "flag")]
     facts = staging.read_facts(runtime.store, made)
     assert facts["image.ext"].to_list() == ["png"] * 3

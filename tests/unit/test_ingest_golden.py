@@ -15,6 +15,7 @@ from mmgen.identity import STEP_VERSIONS
 from mmgen.ingest import ingest
 from mmgen.runtime import Runtime
 from mmgen.store import Store
+from tests.data_sources import rejections_of
 
 # version → digests of the staging tar, and of facts and rejections
 GOLDEN = {
@@ -60,7 +61,7 @@ def test_golden_bytes_of_ingest(tmp_path: Path) -> None:
     source = {"path": str(tmp_path / "pairs.csv"), "key": "key", "text": "caption", "image": "image", "audio": "audio"}
     store = Store(tmp_path / "store")
     made = ingest(config.build({"name": "golden", "source": {**source, "label": "label"}}), {}, Runtime(store))
-    tables = [staging.read_facts(store, made).to_dicts(), [str(each) for each in staging.read_rejections(store, made)]]
+    tables = [staging.read_facts(store, made).to_dicts(), [str(each) for each in rejections_of(store, made)]]
     facts = hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()
     assert made.facts["reasons"] == {"file_missing": 1, "no_slots": 1, "short_row": 1, "zero_bytes": 1}
     assert [made.by_role("tar")[0].sha256, facts] == GOLDEN[STEP_VERSIONS["ingest"]]
