@@ -22,7 +22,7 @@ from mmgen.store import Store
 from mmgen.tars import TarIndex, safe_key
 
 #: rows that are held at once, or a share of all where that is more: so many fragments at most go to the disk
-HELD_ROWS, MOST_BUCKETS = 16_384, 256
+HELD_ROWS, MOST_BUCKETS = 8_192, 256
 # (row, key, slot, ext) → the name of a slot's bytes in the tar that has them
 Member = Callable[[int, str, str, str], str]
 
@@ -201,7 +201,7 @@ class _Spool:
             with self._on_disk():
                 self._file.seek(at)
                 data = self._file.read(length)
-            tables.append(pl.read_ipc(data, memory_map=False))
+            tables.append(pl.read_ipc(data))
         return pl.concat(tables)
 
     @contextlib.contextmanager

@@ -38,8 +38,6 @@ from mmgen.verdicts import check_counts, split_rank
 
 #: what tasks that write shards read; a run that was killed leaves its own to `gc`
 PLANS = "staging/plans"
-#: rows of verdicts that are read at once
-READ_ROWS = 65_536
 
 
 def shard(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> Artifact:
@@ -103,19 +101,13 @@ def label_names(stats: Sequence[Mapping[str, Any]]) -> list[str] | None:
 
 def _kept_rows(store: Store, verdicts: Artifact) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The kept rows (`row`, `key`, `split`, `digest` as bytes), and `dropped_slots` of those that lose any."""
-    # pyarrow reads page by page: a column of hex digests as a whole would weigh more than all that is kept of it
-    import pyarrow.parquet as pq
-
+    table = pl.scan_parquet(store.local_path(verdicts.file("verdicts").path), glob=False)
+    table = table.filter(pl.col("verdict") == "kept")
     splits = pl.Enum(sorted(verdicts.facts["splits"], key=split_rank))
-    columns = ["row", "key", "verdict", "split", "dropped_slots", "digest"]
-    kept, dropped = list[pl.DataFrame](), list[pl.DataFrame]()
-    with store.open(verdicts.file("verdicts").path) as stream:
-        for batch in pq.ParquetFile(stream).iter_batches(READ_ROWS, columns=columns):
-            rows = pl.DataFrame(batch).filter(pl.col("verdict") == "kept")
-            digest = pl.col("digest").str.decode("hex")
-            kept.append(rows.select("row", "key", pl.col("split").cast(splits), digest))
-            dropped.append(rows.filter(pl.col("dropped_slots").list.len() > 0).select("row", "dropped_slots"))
-    return pl.concat(kept, rechunk=True), pl.concat(dropped)
+    digest = pl.col("digest").str.decode("hex")
+    kept = table.select("row", "key", pl.col("split").cast(splits), digest).collect()
+    dropped = table.filter(pl.col("dropped_slots").list.len() > 0).select("row", "dropped_slots").collect()
+    return kept.rechunk(), dropped
 
 
 def _staged_name(row: int, _key: str, slot: str, ext: str) -> str:
