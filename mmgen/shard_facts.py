@@ -94,7 +94,7 @@ class Facts:
         wanted = self._kept[places_M]
         table = known.join(wanted.rename({"split": "assigned"}), on="row", how="inner", maintain_order="right")
         if table.height != wanted.height:
-            said = f"{wanted.height} rows are kept, staging has facts of {table.height} of them"
+            said = f"{wanted.height} rows are kept, it has facts of {table.height} of them"
             raise IntegrityError(f"{part.facts.path}: {said}; restore it, or ingest again")
         table = self._without_dropped(table)
         if columns is not None:

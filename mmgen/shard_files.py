@@ -33,9 +33,7 @@ def write_shard(uri: str, name: str, split: str, rows: str, slots: Mapping[str, 
     return [asdict(entry) for entry in write_files(store, name, split, table, slots)]
 
 
-def write_files(
-    store: Store, name: str, split: str, table: pl.DataFrame, slots: Mapping[str, str]
-) -> list[FileEntry]:
+def write_files(store: Store, name: str, split: str, table: pl.DataFrame, slots: Mapping[str, str]) -> list[FileEntry]:
     """Write the four files of a shard, in the order of ROLES.
 
     table: its rows in the order of the tar, as `mmgen/shard_facts.py` gives them. Raises IntegrityError if bytes are

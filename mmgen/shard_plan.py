@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -36,6 +37,13 @@ class Plan:
     shared: tuple[str, ...]
     splits: tuple[str, ...]
     shard_N: np.ndarray
+
+    def places(self) -> list[np.ndarray]:
+        """The places of the rows of each shard to write, ascending."""
+        places_M = np.flatnonzero(self.shard_N >= 0)
+        order_M = np.argsort(self.shard_N[places_M], kind="stable")
+        ends = np.cumsum(np.bincount(self.shard_N[places_M], minlength=len(self.splits)))
+        return np.split(places_M[order_M], ends[:-1]) if len(ends) else []
 
 
 # places of rows (M,), ascending → bytes of each in a tar (M,)
@@ -129,7 +137,7 @@ def _runs(*columns: np.ndarray) -> list[tuple[int, int]]:
         return []
     changes = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
     edges = [0, *(np.flatnonzero(changes) + 1).tolist(), count]
-    return list(zip(edges, edges[1:], strict=False))
+    return list(itertools.pairwise(edges))
 
 
 def _cut(size_M: np.ndarray, config: ShardConfig, least: int) -> list[int]:

@@ -129,10 +129,17 @@ def _load_base(store: Store, verdicts: Artifact, part: Mapping[str, Any]) -> Art
 
 
 def base_shards(store: Store, base: Artifact) -> Iterator[BaseShard]:
-    """The base version's shards. One with a damaged file is written anew, in the same place."""
+    """The base version's shards. One with a damaged file is written anew, in the same place.
+
+    Raises IntegrityError if its facts cannot be read.
+    """
     files = by_digest(base)
     for entry in base.by_role("facts"):
-        table = read_parquet(store, entry.path, ["key", "digest"])
+        try:
+            table = read_parquet(store, entry.path, ["key", "digest"])
+        except (FileNotFoundError, pl.exceptions.PolarsError) as error:
+            said = f"a table of {base.ref} that cannot be read; restore it, or build anew with --rebuild"
+            raise IntegrityError(f"{entry.path}: {said}: {error}") from error
         whole = all(store.size(each.path) == each.size for each in files[entry.facts["digest"]].values())
         rows = table.with_columns(pl.col("digest").str.decode("hex"))
         yield BaseShard(entry.facts["digest"], entry.facts["split"], rows, whole)
