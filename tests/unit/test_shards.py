@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import yaml
 from mmgen.artifact import Artifact, damaged
 from mmgen.errors import IntegrityError
 from mmgen.ingest import ingest
-from mmgen.runtime import Runtime
+from mmgen.runtime import Runtime, map_local
 from mmgen.shards import PLANS, shard
 from mmgen.store import Store
 from mmgen.tars import TarReader, web_dataset
@@ -191,6 +192,23 @@ def test_an_increment_reads_only_the_batches_of_what_it_writes(tmp_path: Path, r
     assert made.facts["counts"]["kept"] == 45
     assert made.facts["slots"]["image"]["present"] == 45
     assert damaged(runtime.store, made, rehash=True) == []
+
+
+def test_two_runs_that_write_the_same_shards_at_once_both_end_well(tmp_path: Path, runtime: Runtime) -> None:
+    config = table_config(write_source(tmp_path / "source", 20))
+    staging = ingest(config, {}, runtime)
+    inputs = {"staging": staging, "verdicts": validate(config, {"staging": staging}, runtime)}
+    other: list[Artifact] = []
+
+    def late(what: str, function: Any, arguments: Any, workers: int) -> list[Any]:
+        """The other run does all of its work between this one's plans and its tasks."""
+        other.append(shard(config, inputs, runtime))
+        return map_local(what, function, arguments, workers)
+
+    made = shard(config, inputs, replace(runtime, map=late))
+    assert made == other[0]
+    assert damaged(runtime.store, made, rehash=True) == []
+    assert not runtime.store.walk(PLANS)
 
 
 def test_a_lost_shard_of_the_base_is_written_anew_in_its_place(tmp_path: Path, runtime: Runtime) -> None:
