@@ -20,22 +20,24 @@ from mmgen.holders import Holders, find_holders
 from mmgen.records import ShardInfo
 from mmgen.runtime import circumstance
 from mmgen.shard_config import ShardConfig
+from mmgen.shard_facts import Facts, Part, in_tar
+from mmgen.shard_files import member_suffix, write_files
+from mmgen.shard_plan import plan
 from mmgen.shards import (
+    PLANS,
     adopt,
     base_shards,
+    by_digest,
     describe,
-    in_tar,
     label_names,
     name_files,
-    pieces_of,
-    plan,
+    read_stats,
     slot_facts,
-    write_files,
 )
 from mmgen.sources.digests import cache_path
 from mmgen.staging import FOLDER as BATCHES
 from mmgen.store import Store
-from mmgen.tables import read_kept
+from mmgen.tars import safe_key
 from mmgen.verdicts import split_rank
 
 VERSION = 1
@@ -94,22 +96,26 @@ def known_holders(store: Store, name: str, keys: Set[str], ledger: Ledger) -> Ho
 
 
 def _left(store: Store, base: Artifact, keys: Set[str]) -> pl.DataFrame:
-    """The facts of the base's samples, numbered by their place in them, without `keys`."""
-    rows = read_kept(store, base).with_columns(row=pl.int_range(pl.len(), dtype=pl.Int64))
-    left = rows.filter(~pl.col("key").is_in(list(keys)))
+    """The base's samples (`row`: their place in it, `key`, `split`, `digest`) without `keys`."""
+    shards = base_shards(store, base)
+    rows = pl.concat((each.rows.with_columns(split=pl.lit(each.split)) for each in shards), rechunk=True)
+    left = rows.with_columns(row=pl.int_range(pl.len(), dtype=pl.Int64)).filter(~pl.col("key").is_in(list(keys)))
     if not left.height:
         raise UserError(f"{base.ref}: without these keys nothing is left of it; wanted at least one sample to remain")
     return left
 
 
-class _VersionMedia:
-    """The bytes of a version's samples, by key at their place in its facts; every one is checked as it is read."""
+def _member_name(_row: int, key: str, slot: str, ext: str) -> str:
+    return f"{safe_key(key)}.{member_suffix(slot, ext)}"
 
-    def __init__(self, dataset: Dataset, keys: dict[int, str]) -> None:
-        self._dataset, self._keys = dataset, keys
 
-    def read(self, row: int, slot: str, _ext: str) -> bytes:
-        return bytes(self._dataset[self._keys[row]].values[slot])
+def _parts(base: Artifact) -> list[Part]:
+    """The base's shards, whose facts number their rows from 0."""
+    parts, first = list[Part](), 0
+    for files in by_digest(base).values():
+        parts.append(Part(first, first, files["facts"], files["shard"]))
+        first += files["shard"].facts["samples"]
+    return parts
 
 
 def _version(store: Store, base: Artifact, rows: pl.DataFrame, keys: Set[str], ledger: Ledger) -> Artifact:
@@ -119,40 +125,40 @@ def _version(store: Store, base: Artifact, rows: pl.DataFrame, keys: Set[str], l
         store, "dataset", base.name,
         fingerprint(step="forget", version=VERSION, base=base.fingerprint, keys=tokens),
     )  # fmt: skip
+    facts_of = Facts(store, _parts(base), slots, _member_name, rows)
     made = plan(
-        pieces_of(rows, slots), base_shards(store, base), ShardConfig(**base.config["shard"]), base.config["seed"]
+        rows, base_shards(store, base), ShardConfig(**base.config["shard"]), base.config["seed"], facts_of.sizes
     )
-    infos = [adopt(draft, base, digest) for digest in made.shared]
-    place = {key: index for index, key in enumerate(rows["key"].to_list())}
-    with Dataset(store, base) as dataset:
-        media = _VersionMedia(dataset, dict(zip(rows["row"].to_list(), rows["key"].to_list(), strict=True)))
-        for split, mine in made.written:
-            table = rows[[place[key] for key in in_tar(mine)]]
-            infos.append(name_files(draft, write_files(store, base.name, split, table, media, slots)))
+    infos = adopt(draft, base, made.shared)
+    for number, places_M in enumerate(made.places()):
+        # each is what is left of one shard, or a part of that
+        table = in_tar(pl.concat(facts_of.tables(places_M, made.shard_N[places_M])))
+        infos.append(name_files(draft, write_files(store, base.name, made.splits[number], table, slots)))
     infos.sort(key=lambda info: split_rank(info.split))
-    facts = _facts(base, rows, slots, infos) | {
-        "shards": {"shared": len(made.shared), "written": len(made.written)},
+    stats = read_stats(store, infos)
+    facts = _facts(base, rows.height, infos) | {
+        "slots": slot_facts(stats, slots),
+        "labels": label_names(stats),
+        "shards": {"shared": len(made.shared), "written": len(made.splits)},
         "forgotten": tokens[:100],
     }
-    describe(draft, facts, infos)
+    describe(draft, facts, infos, stats)
     return draft.commit(
         step="forget", config=dict(base.config), inputs={"dataset": base.link}, facts=facts, pin=base.pin,
         circumstance=circumstance(),
     )  # fmt: skip
 
 
-def _facts(base: Artifact, rows: pl.DataFrame, slots: dict[str, str], infos: Sequence[ShardInfo]) -> dict[str, object]:
+def _facts(base: Artifact, rows: int, infos: Sequence[ShardInfo]) -> dict[str, object]:
     """The base's, with the forgotten samples moved from kept to dropped (law 6)."""
     counts = dict(base.facts["counts"])
-    gone = counts["kept"] - rows.height
+    gone = counts["kept"] - rows
     splits: dict[str, int] = {}
     for info in infos:
         splits[info.split] = splits.get(info.split, 0) + info.samples
     return {
-        "counts": counts | {"kept": rows.height, "dropped": counts["dropped"] + gone},
+        "counts": counts | {"kept": rows, "dropped": counts["dropped"] + gone},
         "splits": splits,
-        "slots": slot_facts(rows, slots),
-        "labels": label_names(rows),
         "base": base.ref,
         "layout": base.facts["layout"],
     }
@@ -180,6 +186,8 @@ def _paths(store: Store, name: str, holders: Holders) -> set[str]:
     paths |= {entry.path for each in holders.verdicts for entry in each.files}
     paths |= {entry.path for each in holders.evalsets for entry in each.by_role("keys")}
     paths |= {path for path in store.walk(BATCHES) if path.rpartition("/")[2].split(".")[0] in holders.batches}
+    # a run that was killed while it wrote shards leaves the facts that it wrote them from
+    paths |= set(store.walk(f"{PLANS}/{name}"))
     examined = {each.ref for each in holders.evalsets}
     for judged in (*catalog.everything(store, "scores"), *catalog.everything(store, "promotion")):
         # examples are made from samples of the exam, and cards show them

@@ -27,11 +27,14 @@ INDEX_FORMAT = 1
 SAFE_EXTENSIONS = ("txt", "json", "png", "jpg", "webp", "gif", "bmp", "tif", "wav", "flac", "ogg", "mp3", "aiff")
 
 _SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 _ESCAPE = re.compile(r"%([0-9A-F]{2})")
 
 
 def safe_key(key: str) -> str:
     """`key` as the start of a member's name: every byte but [A-Za-z0-9_-] as %XX. `key_of` takes it back."""
+    if not _UNSAFE.search(key):
+        return key
     return "".join(chr(byte) if byte in _SAFE else f"%{byte:02X}" for byte in key.encode())
 
 
@@ -85,7 +88,8 @@ class TarIndex:
         body, seal = data[:-65], data[-65:]
         if hashlib.sha256(body).hexdigest().encode() + b"\n" != seal:
             raise IntegrityError(f"{where}: not a whole tar index (its last line is not the digest of the lines above)")
-        head, *lines = (json.loads(line) for line in body.decode().splitlines())
+        # one call for all lines is several times as fast as a call for each
+        head, *lines = json.loads(b"[%b]" % body.rstrip(b"\n").replace(b"\n", b","))
         if head["format"] != INDEX_FORMAT:
             raise IntegrityError(f"{where}: tar index format {head['format']}, this mmgen reads {INDEX_FORMAT}")
         return cls(tuple(Member(*line) for line in lines), head["length"], head["sha256"])

@@ -109,9 +109,9 @@ def contents(store: Store) -> dict[str, str]:
     found = {}
     for path in store.walk():
         name = path.rsplit("/", 1)[-1]
-        # a batch's plan is scratch: the run that is killed right after the batch's commit leaves it to gc
+        # a plan is scratch: the run that is killed right after the batch's commit, or among shards, leaves it to gc
         # and a purge that was killed between two tombstones puts the first ones twice
-        if name.startswith((".tmp-", tombstones.PREFIX)) or name.endswith(".plan.tar"):
+        if name.startswith((".tmp-", tombstones.PREFIX)) or name.endswith((".plan.tar", ".plan.parquet")):
             continue
         data = store.read(path)
         if path.startswith(f"{forgotten.FOLDER}/"):

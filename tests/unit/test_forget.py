@@ -18,6 +18,7 @@ from mmgen.forget import forget
 from mmgen.forgotten import Ledger
 from mmgen.holders import find_holders
 from mmgen.runtime import Runtime
+from mmgen.shards import PLANS
 from mmgen.store import Store, sha256
 from mmgen.tables import read_parquet
 from tests.data_sources import read_table, table_config, write_source, write_table
@@ -142,6 +143,7 @@ def test_purge_leaves_no_byte_and_no_name_of_it(tmp_path: Path) -> None:
     source = Path(config.source.path).parent
     needles = (b"s0007", (source / "7.png").read_bytes()[-200:], (source / "7.wav").read_bytes()[-2000:])
     digest = sha256((source / "7.png").read_bytes()).encode()
+    store.write(f"{PLANS}/tiny/dead-000000.plan.parquet", b"s0007, left by a run that was killed")
     assert holding(store, *needles)
     found = forget(store, "tiny", ["s0007"], purge=True)
     assert found.made is not None

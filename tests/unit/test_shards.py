@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,91 +16,12 @@ import yaml
 from mmgen.artifact import Artifact, damaged
 from mmgen.errors import IntegrityError
 from mmgen.ingest import ingest
-from mmgen.runtime import Runtime
-from mmgen.shard_config import ShardConfig
-from mmgen.shards import BaseShard, Piece, Plan, plan, shard
+from mmgen.runtime import Runtime, map_local
+from mmgen.shards import PLANS, shard
 from mmgen.store import Store
 from mmgen.tars import TarReader, web_dataset
 from mmgen.validate import validate
 from tests.data_sources import picture, read_table, table_config, write_source, write_table
-
-
-def pieces(count: int, *, size: int = 100, split: str = "train", start: int = 0) -> list[Piece]:
-    return [Piece(f"k{at}", split, f"d{at}", size) for at in range(start, start + count)]
-
-
-def as_base(made: Plan, all_pieces: list[Piece]) -> list[BaseShard]:
-    digests = {piece.key: piece.digest for piece in all_pieces}
-    return [
-        BaseShard(f"shard{number}", split, tuple((key, digests[key]) for key in keys))
-        for number, (split, keys) in enumerate(made.written)
-    ]
-
-
-def keys_of(made: Plan) -> list[str]:
-    return [key for _, keys in made.written for key in keys]
-
-
-def test_every_row_is_written_once_within_both_caps() -> None:
-    rows = pieces(1_000) + pieces(10, split="test", start=1_000)
-    made = plan(rows, [], ShardConfig(max_samples=300, max_bytes=25_000), 0)
-    assert sorted(keys_of(made)) == sorted(piece.key for piece in rows)
-    assert max(len(keys) for _, keys in made.written) <= 250
-    assert [split for split, _ in made.written] == ["train"] * 4 + ["test"]
-
-
-def test_a_row_above_the_byte_cap_stands_alone() -> None:
-    rows = [Piece("big", "train", "d", 999), *pieces(4)]
-    made = plan(rows, [], ShardConfig(max_bytes=250), 0)
-    assert ("train", ("big",)) in made.written
-    assert sorted(keys_of(made)) == sorted(piece.key for piece in rows)
-
-
-def test_splits_have_their_least_number_of_shards_where_rows_suffice() -> None:
-    made = plan(pieces(20) + pieces(2, split="test", start=20), [], ShardConfig(min_shards_per_split=4), 0)
-    assert [split for split, _ in made.written] == ["train"] * 4 + ["test"] * 2
-
-
-def test_the_order_is_shuffled_by_seed_and_by_nothing_else() -> None:
-    rows = pieces(100)
-    config = ShardConfig(max_samples=25)
-    assert plan(rows, [], config, 0) == plan(rows[::-1], [], config, 0)
-    assert plan(rows, [], config, 0) != plan(rows, [], config, 1)
-    assert set(plan(rows, [], config, 0).written[0][1]) != {f"k{at}" for at in range(25)}
-
-
-def test_only_new_rows_make_new_shards() -> None:
-    old = pieces(100)
-    base = as_base(plan(old, [], ShardConfig(max_samples=25), 0), old)
-    made = plan(old + pieces(30, start=100), base, ShardConfig(max_samples=25), 0)
-    assert made.shared == tuple(shard.digest for shard in base)
-    assert sorted(keys_of(made)) == sorted(piece.key for piece in pieces(30, start=100))
-
-
-def test_a_shard_with_a_changed_or_removed_row_is_written_anew_and_no_other() -> None:
-    old = pieces(100)
-    base = as_base(plan(old, [], ShardConfig(max_samples=25), 0), old)
-    changed, removed = base[0].rows[3][0], base[2].rows[5][0]
-    now = [
-        Piece(each.key, each.split, "other" if each.key == changed else each.digest, each.size)
-        for each in old
-        if each.key != removed
-    ]
-    made = plan(now, base, ShardConfig(max_samples=25), 0)
-    assert made.shared == (base[1].digest, base[3].digest)
-    assert sorted(keys_of(made)) == sorted(key for at in (0, 2) for key, _ in base[at].rows if key != removed)
-
-
-def test_a_row_that_moves_to_another_split_leaves_its_shard() -> None:
-    old = pieces(10)
-    base = as_base(plan(old, [], ShardConfig(), 0), old)
-    now = [Piece("k3", "test", "d3", 100), *(each for each in old if each.key != "k3")]
-    made = plan(now, base, ShardConfig(), 0)
-    assert made.shared == ()
-    assert ("test", ("k3",)) in made.written
-
-
-# ---------------------------------------------------------------- the step
 
 
 def run(table: Path, runtime: Runtime, **parts: Any) -> Artifact:
@@ -236,8 +158,57 @@ def test_verdicts_that_keep_rows_that_staging_lost_are_refused(tmp_path: Path, r
     out = io.BytesIO()
     pl.read_parquet(io.BytesIO(runtime.store.read(path))).head(15).write_parquet(out)
     runtime.store.write(path, out.getvalue())
-    with pytest.raises(IntegrityError, match="20 rows are kept, staging has facts of 15"):
+    with pytest.raises(IntegrityError, match="20 rows are kept, it has facts of 15"):
         shard(config, {"staging": staging, "verdicts": verdicts}, runtime)
+
+
+def test_bytes_that_changed_in_staging_are_not_written(tmp_path: Path, runtime: Runtime) -> None:
+    config = table_config(write_source(tmp_path / "source", 20))
+    staging = ingest(config, {}, runtime)
+    verdicts = validate(config, {"staging": staging}, runtime)
+    path = staging.file("tar").path
+    data = runtime.store.read(path)
+    at = data.index(picture(7)[-40:])
+    runtime.store.write(path, data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    with pytest.raises(IntegrityError, match=r"are not what was recorded"):
+        shard(config, {"staging": staging, "verdicts": verdicts}, runtime)
+    assert not runtime.store.walk("datasets/tiny/shards")
+    runtime.store.write(path, data[:at])
+    with pytest.raises(IntegrityError, match=r"are not what was recorded"):
+        shard(config, {"staging": staging, "verdicts": verdicts}, runtime)
+    assert not runtime.store.walk(PLANS), "a run that fails takes its plans away"
+
+
+def test_an_increment_reads_only_the_batches_of_what_it_writes(tmp_path: Path, runtime: Runtime) -> None:
+    parts = {"shard": {"max_samples": 8}, "ingest": {"batch_rows": 10}}
+    config = table_config(write_source(tmp_path / "source", 40), **parts)
+    run(Path(config.source.path), runtime, **parts)
+    write_source(tmp_path / "source", 45)
+    staging = ingest(config, {}, runtime)
+    verdicts = validate(config, {"staging": staging}, runtime)
+    for entry in (*staging.by_role("facts")[:4], *staging.by_role("tar")[:4]):
+        runtime.store.delete(entry.path)
+    made = shard(config, {"staging": staging, "verdicts": verdicts}, runtime)
+    assert made.facts["counts"]["kept"] == 45
+    assert made.facts["slots"]["image"]["present"] == 45
+    assert damaged(runtime.store, made, rehash=True) == []
+
+
+def test_two_runs_that_write_the_same_shards_at_once_both_end_well(tmp_path: Path, runtime: Runtime) -> None:
+    config = table_config(write_source(tmp_path / "source", 20))
+    staging = ingest(config, {}, runtime)
+    inputs = {"staging": staging, "verdicts": validate(config, {"staging": staging}, runtime)}
+    other: list[Artifact] = []
+
+    def late(what: str, function: Any, arguments: Any, workers: int) -> list[Any]:
+        """The other run does all of its work between this one's plans and its tasks."""
+        other.append(shard(config, inputs, runtime))
+        return map_local(what, function, arguments, workers)
+
+    made = shard(config, inputs, replace(runtime, map=late))
+    assert made == other[0]
+    assert damaged(runtime.store, made, rehash=True) == []
+    assert not runtime.store.walk(PLANS)
 
 
 def test_a_lost_shard_of_the_base_is_written_anew_in_its_place(tmp_path: Path, runtime: Runtime) -> None:
