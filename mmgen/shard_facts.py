@@ -23,6 +23,11 @@ from mmgen.tars import TarIndex, safe_key
 
 #: rows that are held at once, or a share of all where that is more: so many fragments at most go to the disk
 HELD_ROWS, MOST_BUCKETS = 8_192, 256
+#: what the facts of any slot say of it, where it is absent
+ABSENT = {
+    "present": pl.lit(value=False), "sha256": pl.lit(None, pl.String),
+    "bytes": pl.lit(None, pl.Int64), "ext": pl.lit(None, pl.String),
+}  # fmt: skip
 # (row, key, slot, ext) → the name of a slot's bytes in the tar that has them
 Member = Callable[[int, str, str, str], str]
 
@@ -89,8 +94,7 @@ class Facts:
 
     def _read(self, part: Part, places_M: np.ndarray, columns: list[str] | None) -> pl.DataFrame:
         """Facts with the split and digest that the verdicts give; slots that they drop are absent."""
-        facts = pl.read_parquet(self._store.local_path(part.facts.path), columns=columns, glob=False)
-        known = facts.with_columns(pl.col("row") + part.shift).drop("digest", strict=False)
+        known = self._known(part, columns).with_columns(pl.col("row") + part.shift).drop("digest", strict=False)
         wanted = self._kept[places_M]
         table = known.join(wanted.rename({"split": "assigned"}), on="row", how="inner", maintain_order="right")
         if table.height != wanted.height:
@@ -101,6 +105,15 @@ class Facts:
             return table
         digest = pl.col("digest").bin.encode("hex")
         return table.with_columns(split=pl.col("assigned").cast(pl.String)).drop("assigned").with_columns(digest)
+
+    def _known(self, part: Part, columns: list[str] | None) -> pl.DataFrame:
+        """Facts as they stand in their file; a slot that came after it was written is absent."""
+        facts = pl.scan_parquet(self._store.local_path(part.facts.path), glob=False)
+        there = facts.collect_schema()
+        later = [slot for slot in self._slots if f"{slot}.present" not in there]
+        if columns is not None:
+            facts = facts.select(name for name in columns if name in there)
+        return facts.with_columns(ABSENT[name].alias(f"{slot}.{name}") for slot in later for name in ABSENT).collect()
 
     def _without_dropped(self, table: pl.DataFrame) -> pl.DataFrame:
         if self._dropped is None:

@@ -13,8 +13,8 @@ import polars as pl
 from mmgen.shard_config import ShardConfig
 from mmgen.verdicts import split_rank
 
-#: rows of base shards that are looked up at once
-WAVE_ROWS = 65_536
+#: rows of base shards that are looked up at once, or a share of all where that is more: so many look-ups at most
+WAVE_ROWS, MOST_WAVES = 16_384, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def plan(rows: pl.DataFrame, base: Iterable[BaseShard], config: ShardConfig, see
     names = sorted(rows["split"].unique().to_list(), key=split_rank)
     split_N = rows["split"].cast(pl.Enum(names)).to_physical().to_numpy()
     homes = _Homes(rows)
-    for wave in _waves(base):
+    for wave in _waves(base, max(WAVE_ROWS, rows.height // MOST_WAVES)):
         homes.find(wave)
     stays_B = np.array([*homes.stays, False])
     # what has no home yet comes after what has one
@@ -108,12 +108,12 @@ class _Homes:
             self.stays.append(each.whole and same.get(number, 0) == each.rows.height)
 
 
-def _waves(base: Iterable[BaseShard]) -> Iterator[list[BaseShard]]:
+def _waves(base: Iterable[BaseShard], rows: int) -> Iterator[list[BaseShard]]:
     wave, held = list[BaseShard](), 0
     for each in base:
         wave.append(each)
         held += each.rows.height
-        if held >= WAVE_ROWS:
+        if held >= rows:
             yield wave
             wave, held = [], 0
     if wave:

@@ -175,7 +175,7 @@ def _write(
     name: str, made: Plan, facts: Facts, slots: Mapping[str, str], runtime: Runtime
 ) -> Iterator[list[FileEntry]]:
     """Write the planned shards, each a batch of work of its own; what it needs lies in the store until all are done."""
-    store, token, paths = runtime.store, secrets.token_hex(4), list[str]()
+    store, token, paths = runtime.store, secrets.token_hex(8), list[str]()
     places_M = np.flatnonzero(made.shard_N >= 0)
     count_S = np.bincount(made.shard_N[places_M], minlength=len(made.splits))
     folder = Path(store.full(PLANS)) if store.local else None

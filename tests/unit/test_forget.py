@@ -69,6 +69,25 @@ def test_a_rewritten_shard_is_the_one_that_a_removed_row_leaves(tmp_path: Path) 
     assert {entry.sha256 for entry in made.by_role("shard")} == {entry.sha256 for entry in removed.by_role("shard")}
 
 
+def test_a_shard_from_before_a_slot_came_is_written_anew_without_it(tmp_path: Path) -> None:
+    def silent(rows: list[dict[str, str]], _: Path) -> None:
+        for row in rows[:ROWS]:
+            row["audio"] = ""
+
+    parts: dict[str, object] = {"shard": {"max_samples": 8}, "ingest": {"batch_rows": 10}}
+    store, table = Store(tmp_path / "store"), write_source(tmp_path / "source", ROWS, silent)
+    run(table_config(table, source={"audio": None}, **parts), store)
+    write_source(tmp_path / "source", ROWS + 10, silent)
+    grown = run(table_config(table, **parts), store)["shard"].artifact
+    assert grown.facts["shards"]["shared"] > 0
+    made = forget(store, "tiny", ["s0007"]).made
+    assert made is not None
+    assert made.facts["slots"]["audio"]["present"] == grown.facts["slots"]["audio"]["present"] == 10
+    assert made.facts["shards"]["written"] == 1
+    assert set(mmgen.open("tiny", store)["s0008"].values) == {"text", "image"}
+    assert artifact.damaged(store, made, rehash=True) == []
+
+
 def test_the_next_run_does_not_bring_it_back(tmp_path: Path) -> None:
     store, config = made_line(tmp_path)
     forgot = forget(store, "tiny", ["s0007"])
