@@ -21,15 +21,15 @@ from mmgen.artifact import Artifact, Draft, FileEntry, Reference, canonical_json
 from mmgen.config import Config
 from mmgen.errors import IntegrityError
 from mmgen.identity import STEP_VERSIONS, identity
-from mmgen.records import MODALITIES, ShardInfo
+from mmgen.records import ShardInfo
 from mmgen.report import shard_report
-from mmgen.report.readme import readme
+from mmgen.report.readme import readme, tar_features
 from mmgen.runtime import Runtime, circumstance
 from mmgen.shard_config import ShardConfig
 from mmgen.staging import StagedMedia, read_facts
 from mmgen.store import Store, sha256
 from mmgen.tables import parquet, read_parquet
-from mmgen.tars import TarWriter, safe_key
+from mmgen.tars import TarWriter, member_suffix, safe_key
 from mmgen.verdicts import check_counts, split_rank
 
 ROLES = ("shard", "facts", "index", "stats")
@@ -136,16 +136,17 @@ def shard(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> A
         "shards": {"shared": len(made.shared), "written": len(made.written)},
         "layout": STEP_VERSIONS["shard"],
     }
-    describe(draft, facts, infos)
+    describe(draft, rows, facts, infos)
     return draft.commit(
         step="shard", config=known.config, pin=known.pin, circumstance=circumstance(workers=runtime.workers),
         inputs={role: each.link for role, each in inputs.items()}, facts=facts,
     )  # fmt: skip
 
 
-def describe(draft: Draft, facts: Mapping[str, Any], infos: Sequence[ShardInfo]) -> None:
+def describe(draft: Draft, rows: pl.DataFrame, facts: Mapping[str, Any], infos: Sequence[ShardInfo]) -> None:
     """Put what tells people and other readers of a version: its README and the page of its shards."""
-    draft.put("README.md", readme(draft.name, draft.version, facts, infos), "readme")
+    features = tar_features(rows, {slot: each["modality"] for slot, each in facts["slots"].items()})
+    draft.put("README.md", readme(draft.name, draft.version, facts, infos, features), "readme")
     stats = [json.loads(draft.store.read(f"{info.path.removesuffix('.tar')}_stats.json")) for info in infos]
     page = shard_report.render(draft.name, draft.version, infos, stats, list(facts["slots"]))
     draft.put("shards.html", page, "shard-report")
@@ -332,11 +333,6 @@ def _members(table: pl.DataFrame, media: Media, slots: Mapping[str, str]) -> Ite
                 mine[member_suffix(slot, "txt" if modality == "text" else row[f"{slot}.ext"])] = data
         safe = safe_key(row["key"])
         yield from ((f"{safe}.{suffix}", data) for suffix, data in sorted(mine.items()))
-
-
-def member_suffix(slot: str, ext: str) -> str:
-    """`<ext>` for the three default slots, `<slot>.<ext>` for others."""
-    return ext if slot in MODALITIES else f"{slot}.{ext}"
 
 
 def _stats(table: pl.DataFrame, slots: Mapping[str, str], size: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from mmgen.errors import IntegrityError, SourceError
+from mmgen.records import MODALITIES
 
 BLOCK = 512
 INDEX_FORMAT = 1
@@ -31,8 +32,12 @@ _ESCAPE = re.compile(r"%([0-9A-F]{2})")
 
 
 def safe_key(key: str) -> str:
-    """`key` as the start of a member's name: every byte but [A-Za-z0-9_-] as %XX. `key_of` takes it back."""
-    return "".join(chr(byte) if byte in _SAFE else f"%{byte:02X}" for byte in key.encode())
+    """`key` as the start of a member's name: every byte but [A-Za-z0-9_-] as %XX. `key_of` takes it back.
+
+    The first of two leading underscores too: Hugging Face passes over members whose names begin with both.
+    """
+    safe = "".join(chr(byte) if byte in _SAFE else f"%{byte:02X}" for byte in key.encode())
+    return f"%5F{safe[1:]}" if safe.startswith("__") else safe
 
 
 def key_of(safe: str) -> str:
@@ -41,6 +46,11 @@ def key_of(safe: str) -> str:
     if safe_key(raw) != safe:
         raise ValueError(f"'{safe}' is not a safe key")
     return raw
+
+
+def member_suffix(slot: str, ext: str) -> str:
+    """What follows a key's dot in the name of a member: `<ext>` for the default slots, `<slot>.<ext>` for others."""
+    return ext if slot in MODALITIES else f"{slot}.{ext}"
 
 
 @dataclass(frozen=True, slots=True)
