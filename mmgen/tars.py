@@ -292,6 +292,11 @@ def scan(stream: IO[bytes], where: str) -> Iterator[tuple[str, int, int]]:
         stream.seek(after)
         if stream.read(BLOCK) != bytes(BLOCK):
             raise SourceError(f"{where}: ends without its empty blocks: truncated between two members")
+        while rest := stream.read(_GATHER):
+            if rest.strip(b"\0"):
+                raise SourceError(
+                    f"{where}: goes on after its empty blocks: tars that were joined, or zeros in the middle"
+                )
     except (tarfile.TarError, EOFError) as error:
         raise SourceError(f"{where}: not a whole, uncompressed tar: {error}") from error
 
