@@ -10,7 +10,7 @@ from flows.run_record import recorded_runs
 from flows.terminal import stdout, table, write
 from mmgen import artifact, catalog, promotions
 from mmgen.artifact import Artifact
-from mmgen.errors import GateError, UnknownReference
+from mmgen.errors import GateError, IntegrityError, UnknownReference
 from mmgen.store import Store
 
 
@@ -54,10 +54,16 @@ def show_shown(answer: dict[str, Any]) -> None:
 
 
 def reported(store: str, ref: str) -> dict[str, Any]:
-    """{"ref", "pages": paths or URLs of its report or card}. Raises UnknownReference if it has none."""
+    """{"ref", "pages": paths or URLs of its report or card}.
+
+    Raises UnknownReference if it has none, IntegrityError if they are gone.
+    """
     opened = Store(store)
     found = promotions.resolve(ref, opened)
-    pages = [path for path in _pages(opened, found) if opened.exists(path)]
+    named = _pages(opened, found)
+    pages = [path for path in named if opened.exists(path)]
+    if named and not pages:
+        raise IntegrityError(f"{found.ref}: {named[0]} is gone: lost, or purged (`mmgen forget --purge`)")
     if not pages:
         raise UnknownReference(
             f"{found.ref} has no page of its own: datasets have a data report, promoted models a card"
@@ -94,7 +100,10 @@ def show_ran(answer: dict[str, Any]) -> None:
 
 
 def garbage(store: str, *, dry_run: bool, older_than_hours: float) -> dict[str, Any]:
-    """{"files": [{"path", "bytes"}], "bytes", "deleted"}: what no manifest names. Raises GateError if a run goes on."""
+    """{"store", "files": [{"path", "bytes"}], "bytes", "deleted"}: what no manifest names.
+
+    Raises GateError if a run goes on.
+    """
     opened = Store(store)
     if not dry_run:
         refuse_while_running(opened, "gc")
@@ -102,6 +111,7 @@ def garbage(store: str, *, dry_run: bool, older_than_hours: float) -> dict[str, 
         catalog.unreferenced(opened) if dry_run else catalog.collect(opened, older_than_seconds=older_than_hours * 3600)
     )
     return {
+        "store": opened.uri,
         "files": [{"path": path, "bytes": count} for path, count in found],
         "bytes": sum(count for _, count in found),
         "deleted": not dry_run,
@@ -123,6 +133,9 @@ def show_garbage(answer: dict[str, Any]) -> None:
     """Print what could go, or went."""
     for each in answer["files"]:
         write(f"{size(each['bytes']):>10}  {each['path']}")
+    if not answer["files"]:
+        write(f"nothing to delete in {answer['store']}")
+        return
     total = f"{len(answer['files'])} files, {size(answer['bytes'])}"
     write(f"{total} deleted" if answer["deleted"] else f"{total}, that nothing names; a run may still name some")
 

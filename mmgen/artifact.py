@@ -163,7 +163,9 @@ class Artifact:
             raw["inputs"] = {role: Link(**link) for role, link in raw["inputs"].items()}
             return cls(**raw)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise IntegrityError(f"{where}: not a manifest: {error}") from error
+            raise IntegrityError(
+                f"{where}: not a manifest: {error}; restore it, or remove it and its version"
+            ) from error
 
 
 # ---------------------------------------------------------------- where things lie

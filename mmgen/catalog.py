@@ -43,6 +43,16 @@ def listing(store: Store, kind: str | None = None) -> list[Listed]:
     return [Listed.of(found) for found in everything(store, kind)]
 
 
+def manifests(store: Store) -> list[str]:
+    """Paths of the manifests of all committed artifacts, whether they can be read or not."""
+    staged = [f"{artifact.kind_folder('staging', '')}/{entry}/manifest.json" for entry in store.names("staging")]
+    return [path for path in staged if store.exists(path)] + [
+        artifact.manifest_path(kind, name, number)
+        for kind in KINDS if kind != "staging"
+        for name in artifact.names(store, kind) for number in reversed(artifact.versions(store, kind, name))
+    ]  # fmt: skip
+
+
 def everything(store: Store, kind: str | None = None) -> list[Artifact]:
     """All committed artifacts, by kind in the order of the line, by name, newest first."""
     if kind is not None and kind not in KINDS:

@@ -12,6 +12,7 @@ from mmgen.artifact import Artifact, FileEntry
 from mmgen.errors import IntegrityError
 from mmgen.store import Store, sha256
 from mmgen.tars import TarIndex
+from mmgen.tombstones import purged
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +61,12 @@ def checked(store: Store, version: Artifact, entry: FileEntry) -> bytes:
     try:
         data = store.read(entry.path)
     except FileNotFoundError:
-        raise IntegrityError(f"{version.ref}: {entry.path} is missing; `mmgen verify` tells all") from None
+        gone = "was purged (`mmgen forget --purge`)" if entry.path in purged(store, version) else "is missing"
+        raise IntegrityError(f"{version.ref}: {entry.path} {gone}; `mmgen verify {version.ref}` tells all") from None
     if sha256(data) != entry.sha256:
-        raise IntegrityError(f"{version.ref}: {entry.path} is not what was written; `mmgen verify` tells all")
+        raise IntegrityError(
+            f"{version.ref}: {entry.path} is not what was written; `mmgen verify {version.ref}` tells all"
+        )
     return data
 
 
