@@ -82,13 +82,18 @@ def _buried(path: str, folders: set[str]) -> bool:
     return is_tombstone(path) and path.rpartition("/")[0] in folders
 
 
+def old(store: Store, files: list[tuple[str, int]], seconds: float) -> list[tuple[str, int]]:
+    """Those of (path, bytes) that nobody wrote to for so long."""
+    before = time.time() - seconds
+    return [(path, size) for path, size in files if store.modified(path) <= before]
+
+
 def collect(store: Store, *, older_than_seconds: float) -> list[tuple[str, int]]:
     """Delete what nothing names and nobody wrote to for so long; (path, bytes) of each. Raises StoreError.
 
     The age spares what a run that is going on has written and not yet named.
     """
-    before = time.time() - older_than_seconds
-    gone = [(path, size) for path, size in unreferenced(store) if store.modified(path) <= before]
+    gone = old(store, unreferenced(store), older_than_seconds)
     for path, _ in gone:
         store.delete(path)
     return gone

@@ -226,7 +226,9 @@ def _why_changed(past: Artifact | None, part: Mapping[str, Any], inputs: Mapping
     changed = [f"{role} is now {made.ref}" for role, made in inputs.items()
                if past.inputs.get(role) is None or past.inputs[role].fingerprint != made.fingerprint]  # fmt: skip
     changed += [f"settings changed: {', '.join(differing(past.config, part))}"] if past.config != part else []
-    source = f"the source is not as {past.ref} has it, or " if past.kind == "staging" else ""
+    source = (
+        f"the source, or what was forgotten of it, is not as {past.ref} has it; or " if past.kind == "staging" else ""
+    )
     return "; ".join(changed) or f"{source}the step's code has a new version"
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from mmgen.artifact import Artifact
 from mmgen.dataset import Dataset
 from mmgen.errors import ConfigError
-from mmgen.layouts.numbered import numbered
+from mmgen.layouts.numbered import numbered, sizes
 from mmgen.report.readme import hf_readme
 from mmgen.store import Store
 
@@ -43,7 +43,7 @@ def hugging_face(store: Store, version: Artifact, folder: Path) -> Iterator[None
             name = f"{shard.split}-{shard.number:05d}-of-{shard.count:05d}.parquet"
             (folder / name).write_bytes(out.getvalue())
             yield
-    (folder / "README.md").write_bytes(hf_readme(version.name, version.version, version.facts))
+    (folder / "README.md").write_bytes(hf_readme(version.name, version.version, version.facts, sizes(version)))
 
 
 def _schema(slots: Mapping[str, str]) -> pa.Schema:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -134,9 +134,9 @@ def img2dataset_readme(
     ])  # fmt: skip
 
 
-def hf_readme(name: str, version: int, facts: Mapping[str, Any]) -> bytes:
+def hf_readme(name: str, version: int, facts: Mapping[str, Any], splits: Iterable[str]) -> bytes:
     """The README of an export as Parquet for Hugging Face `datasets`."""
-    files = {split: f"{split}-*.parquet" for split in facts["splits"]}
+    files = {split: f"{split}-*.parquet" for split in splits}
     return _exported(name, version, facts, files, [
         "Parquet with embedded media, their bytes as the source had them. A slot that a sample lacks is null.", "",
         *_HF,
@@ -176,7 +176,7 @@ def _page(
     lines = [
         *head, f"# {name}, version {version}", "", *about, "",
         "| split | samples | files |", "| --- | ---: | --- |",
-        *(f"| {split} | {number(count)} | `{files[split]}` |" for split, count in facts["splits"].items()), "",
+        *(f"| {split} | {number(facts['splits'][split])} | `{path}` |" for split, path in files.items()), "",
         "| slot | modality | present |", "| --- | --- | ---: |",
         *(f"| {slot} | {each['modality']} | {number(each['present'])} |" for slot, each in facts["slots"].items()), "",
     ]  # fmt: skip
