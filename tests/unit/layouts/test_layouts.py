@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import io
 import json
 import shutil
 import sqlite3
+import struct
 import subprocess
+import tarfile
 from collections.abc import Mapping
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +25,13 @@ import mmgen
 from benchmarks.environments import PEERS, environment
 from mmgen import steps
 from mmgen.artifact import Artifact
+from mmgen.config import build
 from mmgen.dataset import Dataset
-from mmgen.export import export
+from mmgen.export import LAYOUTS, export
 from mmgen.layouts.img2dataset import SCHEMA
 from mmgen.runtime import Runtime, Silent
+from mmgen.sources.config import SourceConfig
+from mmgen.sources.table import open_source
 from mmgen.store import Store
 from mmgen.tars import TarIndex, TarReader, key_of, safe_key, web_dataset
 from tests.data_sources import read_table, table_config, write_source, write_table
@@ -148,6 +155,29 @@ def test_the_offsets_of_energon_cut_a_tar_into_its_samples(line: tuple[Store, Ar
                      for key, each in digests(store, version, split).items()}  # fmt: skip
 
 
+def test_between_two_offsets_of_energon_lies_one_whole_sample(line: tuple[Store, Artifact], tmp_path: Path) -> None:
+    store, version = line
+    export(store, version, tmp_path / "out", "energon", Silent())
+    counts = json.loads((tmp_path / "out" / ".nv-meta" / ".info.json").read_text())["shard_counts"]
+    with closing(sqlite3.connect(tmp_path / "out" / ".nv-meta" / "index.sqlite")) as index:
+        for number, (name, count) in enumerate(counts.items()):
+            tar = tmp_path / "out" / name
+            raw = tar.with_suffix(".tar.idx").read_bytes()
+            offsets = struct.unpack(f"<{len(raw) // 8}Q", raw)
+            rows = index.execute(
+                "SELECT sample_key, byte_offset, byte_size FROM samples WHERE tar_file_id = ? ORDER BY sample_index",
+                (number,),
+            ).fetchall()
+            assert [(start, stop - start) for start, stop in pairwise(offsets)] == [row[1:] for row in rows]
+            assert len(rows) == count
+            for key, start, length in rows:
+                piece = io.BytesIO(tar.read_bytes()[start : start + length] + bytes(1024))
+                with tarfile.open(fileobj=piece, mode="r:") as members:
+                    names = members.getnames()
+                assert names
+                assert {name.split(".")[0] for name in names} == {key}
+
+
 @pytest.mark.slow
 def test_energon_reads_every_sample_and_byte_of_an_export(line: tuple[Store, Artifact], tmp_path: Path) -> None:
     try:
@@ -219,7 +249,7 @@ def test_an_img2dataset_export_has_its_keys_columns_and_stats(line: tuple[Store,
 
 
 def test_an_export_is_the_same_every_time(line: tuple[Store, Artifact], tmp_path: Path) -> None:
-    for layout in ("plain", "hf", "energon", "img2dataset"):
+    for layout in LAYOUTS:
         folders = [tmp_path / f"{layout}-{number}" for number in range(2)]
         for folder in folders:
             export(*line, folder, layout, Silent())
@@ -238,3 +268,30 @@ def test_numbers_in_the_readme_of_a_plain_export_are_those_of_its_tars(
     for tar in tars:
         with TarReader.open(tar) as reader:
             reader.verify()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_version_of_texts_or_of_pictures_alone_goes_into_every_layout(layout: str, tmp_path: Path) -> None:
+    store, path = Store(tmp_path / "store"), write_source(tmp_path / "source", 12)
+    for name, columns in {"texts": {"text": "caption"}, "pictures": {"image": "image"}}.items():
+        config = build({"name": name, "source": {"path": str(path), "key": "id", **columns}})
+        version = list(steps.run(config, Runtime(store), DATA))[-1].artifact
+        export(store, version, tmp_path / name, layout, Silent())
+        assert f"# {name}, version 1" in (tmp_path / name / "README.md").read_text()
+
+
+@pytest.mark.parametrize("layout", ["plain", "energon", "img2dataset"])
+def test_an_export_of_tars_is_a_source(layout: str, line: tuple[Store, Artifact], tmp_path: Path) -> None:
+    store, version = line
+    export(store, version, tmp_path / "out", layout, Silent())
+    source = {"kind": "webdataset", "path": str(tmp_path / "out"), "image": "image", "audio": "audio", "text": "text"}
+    rows = list(open_source(SourceConfig.model_validate(source), build({"name": "x", "source": source}).slots).rows())
+    opened, seen = mmgen.open(version.ref, store), set()
+    for row in rows:
+        assert row.sample is not None
+        # img2dataset's keys are the names of members
+        item = opened[key_of(row.sample.key) if layout == "img2dataset" else row.sample.key]
+        assert {*row.sample.media, *row.sample.texts} == set(item.values)
+        assert row.sample.label == item.label
+        seen.add(item.key)
+    assert len(seen) == len(rows) == len(opened)
