@@ -31,11 +31,11 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
+from benchmarks.environments import PEERS, environment
 from mmgen import artifact, config, steps
 from mmgen.runtime import Runtime
 from mmgen.store import Store
 
-LOCK = Path(__file__).parent / "peers" / "img2dataset.lock"
 WORKERS = 2
 
 
@@ -138,15 +138,6 @@ def theirs(python: Path, table: Path, folder: Path, *, recode: bool) -> int:
     return sum(json.loads(path.read_text())["successes"] for path in folder.glob("*_stats.json"))
 
 
-def environment(where: Path) -> Path:
-    """The Python of the peer's environment, made on first use."""
-    python = where / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(where)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", "-r", str(LOCK)], check=True)
-    return python
-
-
 def measure(work: Callable[[Path], int], wanted: int) -> float:
     """Seconds of one run into an empty folder. Exits if it lost a sample."""
     with tempfile.TemporaryDirectory() as folder:
@@ -167,7 +158,7 @@ def main() -> None:
     parser.add_argument("--peer", type=Path, default=Path(".venv-img2dataset"), help="the peer's environment")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    python = environment(options.peer)
+    python = environment(options.peer, PEERS / "img2dataset.lock")
     contenders: dict[str, Callable[[Path], int]]
     with tempfile.TemporaryDirectory() as folder, server(pictures(options.images)) as address:
         table = Path(folder) / "pictures.parquet"

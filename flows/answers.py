@@ -10,7 +10,7 @@ from flows.run_record import recorded_runs
 from flows.terminal import stdout, table, write
 from mmgen import artifact, catalog, promotions
 from mmgen.artifact import Artifact
-from mmgen.errors import GateError, UnknownReference
+from mmgen.errors import GateError, IntegrityError, UnknownReference
 from mmgen.store import Store
 
 
@@ -54,10 +54,16 @@ def show_shown(answer: dict[str, Any]) -> None:
 
 
 def reported(store: str, ref: str) -> dict[str, Any]:
-    """{"ref", "pages": paths or URLs of its report or card}. Raises UnknownReference if it has none."""
+    """{"ref", "pages": paths or URLs of its report or card}.
+
+    Raises UnknownReference if it has none, IntegrityError if they are gone.
+    """
     opened = Store(store)
     found = promotions.resolve(ref, opened)
-    pages = [path for path in _pages(opened, found) if opened.exists(path)]
+    named = _pages(opened, found)
+    pages = [path for path in named if opened.exists(path)]
+    if named and not pages:
+        raise IntegrityError(f"{found.ref}: {named[0]} is gone: lost, or purged (`mmgen forget --purge`)")
     if not pages:
         raise UnknownReference(
             f"{found.ref} has no page of its own: datasets have a data report, promoted models a card"
@@ -94,17 +100,25 @@ def show_ran(answer: dict[str, Any]) -> None:
 
 
 def garbage(store: str, *, dry_run: bool, older_than_hours: float) -> dict[str, Any]:
-    """{"files": [{"path", "bytes"}], "bytes", "deleted"}: what no manifest names. Raises GateError if a run goes on."""
+    """{"store", "files": [{"path", "bytes"}], "bytes", "deleted", "spared", "hours"}: what no manifest names.
+
+    spared: how many such files are younger than `hours`, and were (or would be) left for a run that may name them.
+
+    Raises GateError if a run goes on.
+    """
     opened = Store(store)
     if not dry_run:
         refuse_while_running(opened, "gc")
-    found = (
-        catalog.unreferenced(opened) if dry_run else catalog.collect(opened, older_than_seconds=older_than_hours * 3600)
-    )
+    every, seconds = catalog.unreferenced(opened), older_than_hours * 3600
+    old = catalog.old(opened, every, seconds) if dry_run else catalog.collect(opened, older_than_seconds=seconds)
+    found = every if dry_run else old
     return {
+        "store": opened.uri,
         "files": [{"path": path, "bytes": count} for path, count in found],
         "bytes": sum(count for _, count in found),
         "deleted": not dry_run,
+        "spared": len(every) - len(old),
+        "hours": older_than_hours,
     }
 
 
@@ -123,8 +137,16 @@ def show_garbage(answer: dict[str, Any]) -> None:
     """Print what could go, or went."""
     for each in answer["files"]:
         write(f"{size(each['bytes']):>10}  {each['path']}")
-    total = f"{len(answer['files'])} files, {size(answer['bytes'])}"
-    write(f"{total} deleted" if answer["deleted"] else f"{total}, that nothing names; a run may still name some")
+    count = len(answer["files"])
+    total = f"{count} {'file' if count == 1 else 'files'}, {size(answer['bytes'])}"
+    if not answer["files"]:
+        write(f"nothing to delete in {answer['store']}")
+    else:
+        write(f"{total} deleted" if answer["deleted"] else f"{total}, that nothing names")
+    if answer["spared"]:
+        said = "were spared" if answer["deleted"] else "of them would be spared"
+        hours = f"written in the last {answer['hours']:g} hours, when a run may still name them"
+        write(f"{answer['spared']} {said}: {hours} (--older-than HOURS)")
 
 
 def size(count: int) -> str:

@@ -72,7 +72,14 @@ def add(app: typer.Typer, answer: Answer) -> None:
     def export(
         ref: Annotated[str, typer.Argument(metavar="REF", help="A data set version: name[@version].")],
         folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
-        layout: Annotated[str, typer.Option(help="plain: numbered tars. hf: Parquet for Hugging Face.")] = "plain",
+        layout: Annotated[
+            str,
+            typer.Option(
+                metavar="LAYOUT",
+                help="plain: numbered tars. hf: Parquet for Hugging Face. energon: tars with what it prepares. "
+                "img2dataset: tars, tables and stats as it writes them.",
+            ),
+        ] = "plain",
         force: Annotated[bool, typer.Option("--force", help="Replace what is in the folder.")] = False,
         store: StoreOption = STORE,
         as_json: Json = False,

@@ -9,7 +9,7 @@ from typing import Any
 from flows.answers import refuse_while_running
 from flows.terminal import write
 from mmgen import artifact, promotions
-from mmgen.errors import ConfigError
+from mmgen.errors import ConfigError, UnknownReference
 from mmgen.forget import Forgotten, forget, known_holders
 from mmgen.forgotten import Ledger
 from mmgen.holders import Holders
@@ -61,8 +61,10 @@ def _read(listed: Path | None) -> list[str]:
 
 def _only_name(store: Store) -> str:
     names = artifact.names(store, "dataset")
+    if not names:
+        raise UnknownReference(f"forget: wanted a store with a data set, {store.uri} has none")
     if len(names) != 1:
-        raise ConfigError(f"forget: wanted --dataset NAME, one of: {', '.join(names) or 'none'} (in {store.uri})")
+        raise ConfigError(f"forget: wanted --dataset NAME, one of: {', '.join(names)} (in {store.uri})")
     return names[0]
 
 
@@ -93,7 +95,7 @@ def show_forgot(answer: dict[str, Any]) -> None:
         write(f"{keys} forgotten: the next ingest leaves them out")
     if answer["dataset"]:
         shards = answer["shards"]
-        said = f"{shards['written']} shards written, {shards['shared']} shared"
+        said = f"shards: {shards['written']} written, {shards['shared']} shared"
         write(f"{answer['dataset']}: made from {answer['base']}; {said}")
     elif not answer["dry_run"]:
         write("no new version: the newest good one has none of them")

@@ -12,7 +12,7 @@ from mmgen import artifact, catalog, promotions
 from mmgen.artifact import Artifact
 from mmgen.dataset import open_dataset
 from mmgen.diff import diff
-from mmgen.errors import ConfigError, UnknownReference, unknown_name
+from mmgen.errors import ConfigError, IntegrityError, UnknownReference, unknown_name
 from mmgen.export import export
 from mmgen.store import Store
 from mmgen.tombstones import purged
@@ -63,12 +63,16 @@ def show_traced(answer: dict[str, Any]) -> None:
         for version in found["versions"]:
             write(f"{version['ref']}: {_judged(version)}")
             if version["batch"]:
-                write(f"  row {version['row']}, staged in {version['batch']}")
+                write(f"  row {version['row']}, of the batch {version['batch']}")
             if version["shard"]:
                 write(f"  {version['shard']}")
                 rows = [(f"  {each['name']}", str(each["offset"]), size(each["length"]), each["sha256"][:16])
                         for each in version["members"]]  # fmt: skip
                 stdout().print(table(("  member", "offset", "bytes", "sha256"), rows))
+            for each in version["others"]:
+                write(f"  row {each['row']} has this key too: {_judged(each)}")
+        if found["forgotten"]:
+            write(f"forgotten: ingest leaves it out of {found['name']}")
         _list("features", found["features"], len(found["features"]))
         _list("evaluation sets", found["evalsets"], len(found["evalsets"]))
         _list("learned from it", found["trained"], len(found["trained"]))
@@ -99,12 +103,14 @@ def show_exported(answer: dict[str, Any]) -> None:
 def verified(store: str, ref: str | None, *, everything: bool = False) -> dict[str, Any]:
     """{"ref", "artifacts", "files", "bytes", "damaged": [line per file], "purged": [path]}.
 
-    A file that several artifacts share is read once, and named with all of them. Raises ConfigError.
+    A file that several artifacts share is read once, and named with all of them; a manifest that cannot be read is a
+    damaged file. Raises ConfigError, UnknownReference.
     """
     if (ref is None) != everything:
         raise ConfigError("verify: wanted either REF or --all")
     opened = Store(store)
-    artifacts = catalog.everything(opened) if ref is None else [promotions.resolve(ref, opened)]
+    artifacts, damaged = _all(opened) if ref is None else ([promotions.resolve(ref, opened)], [])
+    unread = len(damaged)
     named: dict[str, list[Artifact]] = {}
     gone: set[str] = set()
     for each in artifacts:
@@ -113,7 +119,6 @@ def verified(store: str, ref: str | None, *, everything: bool = False) -> dict[s
         for entry in each.files:
             if entry.path not in mine:
                 named.setdefault(entry.path, []).append(each)
-    damaged = []
     with Watch() as watch, watch.bar("verify: files", len(named)) as bar:
         for path, holders in named.items():
             line = artifact.damage(opened, next(entry for entry in holders[0].files if entry.path == path), rehash=True)
@@ -122,9 +127,23 @@ def verified(store: str, ref: str | None, *, everything: bool = False) -> dict[s
             bar.advance(1)
     total = sum({entry.path: entry.size for each in artifacts for entry in each.files if entry.path in named}.values())
     return {
-        "ref": artifacts[0].ref if ref else f"{len(artifacts)} artifacts",
-        "artifacts": len(artifacts), "files": len(named), "bytes": total, "damaged": damaged, "purged": sorted(gone),
+        "ref": artifacts[0].ref if ref else f"{len(artifacts) + unread} artifacts",
+        "artifacts": len(artifacts) + unread, "files": len(named) + unread, "bytes": total,
+        "damaged": damaged, "purged": sorted(gone),
     }  # fmt: skip
+
+
+def _all(store: Store) -> tuple[list[Artifact], list[str]]:
+    """All artifacts, and a line for each manifest that cannot be read. Raises UnknownReference if there is none."""
+    artifacts, broken = [], []
+    for path in catalog.manifests(store):
+        try:
+            artifacts.append(Artifact.from_json(store.read(path), path))
+        except IntegrityError as error:
+            broken.append(str(error))
+    if not artifacts and not broken:
+        raise UnknownReference(f"verify: wanted a store with artifacts, {store.uri} has none")
+    return artifacts, broken
 
 
 def show_verified(answer: dict[str, Any]) -> None:

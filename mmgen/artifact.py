@@ -163,7 +163,8 @@ class Artifact:
             raw["inputs"] = {role: Link(**link) for role, link in raw["inputs"].items()}
             return cls(**raw)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise IntegrityError(f"{where}: not a manifest: {error}") from error
+            said = f"{where}: not a manifest: {error}"
+            raise IntegrityError(f"{said}; restore it, or remove it with its version") from error
 
 
 # ---------------------------------------------------------------- where things lie

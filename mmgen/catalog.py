@@ -43,6 +43,16 @@ def listing(store: Store, kind: str | None = None) -> list[Listed]:
     return [Listed.of(found) for found in everything(store, kind)]
 
 
+def manifests(store: Store) -> list[str]:
+    """Paths of the manifests of all committed artifacts, whether they can be read or not."""
+    staged = [f"{artifact.kind_folder('staging', '')}/{entry}/manifest.json" for entry in store.names("staging")]
+    return [path for path in staged if store.exists(path)] + [
+        artifact.manifest_path(kind, name, number)
+        for kind in KINDS if kind != "staging"
+        for name in artifact.names(store, kind) for number in reversed(artifact.versions(store, kind, name))
+    ]  # fmt: skip
+
+
 def everything(store: Store, kind: str | None = None) -> list[Artifact]:
     """All committed artifacts, by kind in the order of the line, by name, newest first."""
     if kind is not None and kind not in KINDS:
@@ -72,13 +82,18 @@ def _buried(path: str, folders: set[str]) -> bool:
     return is_tombstone(path) and path.rpartition("/")[0] in folders
 
 
+def old(store: Store, files: list[tuple[str, int]], seconds: float) -> list[tuple[str, int]]:
+    """Those of (path, bytes) that nobody wrote to for so long."""
+    before = time.time() - seconds
+    return [(path, size) for path, size in files if store.modified(path) <= before]
+
+
 def collect(store: Store, *, older_than_seconds: float) -> list[tuple[str, int]]:
     """Delete what nothing names and nobody wrote to for so long; (path, bytes) of each. Raises StoreError.
 
     The age spares what a run that is going on has written and not yet named.
     """
-    before = time.time() - older_than_seconds
-    gone = [(path, size) for path, size in unreferenced(store) if store.modified(path) <= before]
+    gone = old(store, unreferenced(store), older_than_seconds)
     for path, _ in gone:
         store.delete(path)
     return gone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,8 +14,10 @@ from mmgen.errors import IntegrityError
 from mmgen.store import Store
 from mmgen.tables import read_parquet
 from mmgen.tombstones import purged
+from mmgen.verdicts import split_rank
 
 SHOWN = 20
+COUNTS = ("inputs", "kept", "quarantined", "dropped")
 
 
 def differing(old: Any, new: Any, path: str = "") -> list[str]:
@@ -50,8 +53,8 @@ def diff(store: Store, one: Artifact, other: Artifact) -> dict[str, Any]:
     return {
         "one": one.ref,
         "other": other.ref,
-        "counts": _side_by_side(one.facts["counts"], other.facts["counts"]),
-        "splits": _side_by_side(one.facts["splits"], other.facts["splits"]),
+        "counts": _side_by_side(COUNTS, one.facts["counts"], other.facts["counts"]),
+        "splits": _side_by_side(_splits(one, other), one.facts["splits"], other.facts["splits"]),
         "samples": {
             "unchanged": kept + both.height - len(changed), "added": len(added), "removed": len(removed),
             "changed": len(changed), "moved": moved.height,
@@ -66,8 +69,12 @@ def diff(store: Store, one: Artifact, other: Artifact) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _side_by_side(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, list[int]]:
-    return {name: [one.get(name, 0), other.get(name, 0)] for name in dict.fromkeys((*one, *other))}
+def _side_by_side(names: Sequence[str], one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, list[int]]:
+    return {name: [one.get(name, 0), other.get(name, 0)] for name in names}
+
+
+def _splits(one: Artifact, other: Artifact) -> list[str]:
+    return sorted({*one.facts["splits"], *other.facts["splits"]}, key=split_rank)
 
 
 def _facts(store: Store, version: Artifact, paths: Sequence[str]) -> pl.DataFrame:
@@ -83,14 +90,18 @@ def _facts(store: Store, version: Artifact, paths: Sequence[str]) -> pl.DataFram
 
 
 def _parts(before: pl.DataFrame, after: pl.DataFrame, key: str) -> list[str]:
-    """Of a changed sample, what changed: label, group, meta, texts, or slots by name."""
+    """Of a changed sample, what changed: label, group, meta, or slots by name."""
     old, new = (table.row(by_predicate=pl.col("key") == key, named=True) for table in (before, after))
-    parts = [name for name in ("label", "group", "meta", "texts") if old.get(name) != new.get(name)]
+    parts = [name for name in ("label", "group", "meta") if old.get(name) != new.get(name)]
     slots = sorted({name.removesuffix(".sha256") for name in (*old, *new) if name.endswith(".sha256")})
-    return parts + [slot for slot in slots if old.get(f"{slot}.sha256") != new.get(f"{slot}.sha256")]
+    # the bytes of a text are its first alternative alone
+    said, says = (json.loads(row["texts"]) for row in (old, new))
+    return parts + [slot for slot in slots if old.get(f"{slot}.sha256") != new.get(f"{slot}.sha256")
+                    or said.get(slot) != says.get(slot)]  # fmt: skip
 
 
 def _settings(store: Store, version: Artifact) -> dict[str, Any]:
     """The settings of the data steps that made a version, by step."""
     made = [version, *artifact.lineage(store, version).values()]
-    return {each.step: dict(each.config) for each in reversed(made) if each.kind in ("staging", "verdicts", "dataset")}
+    # one that `forget` made has the settings of its base
+    return {each.step: dict(each.config) for each in reversed(made) if each.step in ("ingest", "validate", "shard")}

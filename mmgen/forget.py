@@ -21,7 +21,7 @@ from mmgen.records import ShardInfo
 from mmgen.runtime import circumstance
 from mmgen.shard_config import ShardConfig
 from mmgen.shard_facts import Facts, Part, in_tar
-from mmgen.shard_files import member_suffix, write_files
+from mmgen.shard_files import write_files
 from mmgen.shard_plan import plan
 from mmgen.shards import (
     PLANS,
@@ -37,7 +37,7 @@ from mmgen.shards import (
 from mmgen.sources.digests import cache_path
 from mmgen.staging import FOLDER as BATCHES
 from mmgen.store import Store
-from mmgen.tars import safe_key
+from mmgen.tars import member_suffix, safe_key
 from mmgen.verdicts import split_rank
 
 VERSION = 1

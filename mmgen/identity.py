@@ -19,7 +19,7 @@ SCHEMA_VERSION = 1
 STEP_VERSIONS: dict[str, int] = {
     "ingest": 2,
     "validate": 1,
-    "shard": 1,
+    "shard": 2,
     "fit": 1,
     "extract": 2,
     "train-fusion": 1,

@@ -13,10 +13,9 @@ import polars as pl
 
 from mmgen.artifact import FileEntry, canonical_json
 from mmgen.errors import IntegrityError
-from mmgen.records import MODALITIES
 from mmgen.store import Store, sha256
 from mmgen.tables import parquet
-from mmgen.tars import TarWriter, safe_key
+from mmgen.tars import TarWriter, member_suffix, safe_key
 
 ROLES = ("shard", "facts", "index", "stats")
 #: tars that are held open at once: the rows of a shard may lie in thousands
@@ -132,11 +131,6 @@ def _members(table: pl.DataFrame, tars: _Tars, slots: Mapping[str, str]) -> Iter
                 members.append((member_suffix(slot, ext), tars.read(tar, offset, length, digest), digest))
         safe = safe_key(key)
         yield from ((f"{safe}.{suffix}", data, digest) for suffix, data, digest in sorted(members))
-
-
-def member_suffix(slot: str, ext: str) -> str:
-    """`<ext>` for the three default slots, `<slot>.<ext>` for others."""
-    return ext if slot in MODALITIES else f"{slot}.{ext}"
 
 
 def _stats(table: pl.DataFrame, slots: Mapping[str, str], size: int) -> dict[str, Any]:

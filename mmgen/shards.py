@@ -26,7 +26,7 @@ from mmgen.errors import IntegrityError, StoreError
 from mmgen.identity import STEP_VERSIONS, identity
 from mmgen.records import ShardInfo
 from mmgen.report import shard_report
-from mmgen.report.readme import readme
+from mmgen.report.readme import readme, tar_features
 from mmgen.runtime import Runtime, circumstance
 from mmgen.shard_facts import Facts, by_shard, staged_parts
 from mmgen.shard_files import ROLES, write_shard
@@ -77,7 +77,9 @@ def describe(
     draft: Draft, facts: Mapping[str, Any], infos: Sequence[ShardInfo], stats: Sequence[Mapping[str, Any]]
 ) -> None:
     """Put what tells people and other readers of a version: its README and the page of its shards."""
-    draft.put("README.md", readme(draft.name, draft.version, facts, infos), "readme")
+    slots = {slot: each["modality"] for slot, each in facts["slots"].items()}
+    tables = (read_parquet(draft.store, info.facts_path) for info in infos)
+    draft.put("README.md", readme(draft.name, draft.version, facts, infos, tar_features(tables, slots)), "readme")
     page = shard_report.render(draft.name, draft.version, infos, stats, list(facts["slots"]))
     draft.put("shards.html", page, "shard-report")
 

@@ -149,9 +149,15 @@ def decide(
         if not bad:
             return Decision(same, f"unchanged: {same.ref} has the same fingerprint {mine.fingerprint[:12]}")
         return Decision(None, f"damaged: {bad[0]}" + (f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""))
-    past = artifact.history(runtime.store, step.makes, name) if step.makes != "staging" else []
+    past = artifact.history(runtime.store, step.makes, name)
     if step.check:
         return _decide_pin(step, config, inputs, runtime, [old for old in past if old.pin == mine.pin], bool(past))
+    lost = next((old for old in past if old.fingerprint == mine.fingerprint), None)
+    if lost is not None:
+        bad = artifact.damaged(runtime.store, lost)
+        return Decision(
+            None, f"files of {lost.ref} are damaged or gone, {len(bad)} of {len(lost.files)}: " + "".join(bad[:1])
+        )
     return Decision(None, _why_changed(past[0] if past else None, mine.config, inputs))
 
 
@@ -220,7 +226,10 @@ def _why_changed(past: Artifact | None, part: Mapping[str, Any], inputs: Mapping
     changed = [f"{role} is now {made.ref}" for role, made in inputs.items()
                if past.inputs.get(role) is None or past.inputs[role].fingerprint != made.fingerprint]  # fmt: skip
     changed += [f"settings changed: {', '.join(differing(past.config, part))}"] if past.config != part else []
-    return "; ".join(changed) or f"files of {past.ref} are missing, or the step's code has a new version"
+    source = (
+        f"the source, or what was forgotten of it, is not as {past.ref} has it; or " if past.kind == "staging" else ""
+    )
+    return "; ".join(changed) or f"{source}the step's code has a new version"
 
 
 def perform(step: Step, config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> Outcome:

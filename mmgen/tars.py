@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from mmgen.errors import IntegrityError, SourceError
+from mmgen.records import MODALITIES
 
 BLOCK = 512
 INDEX_FORMAT = 1
@@ -32,10 +33,14 @@ _ESCAPE = re.compile(r"%([0-9A-F]{2})")
 
 
 def safe_key(key: str) -> str:
-    """`key` as the start of a member's name: every byte but [A-Za-z0-9_-] as %XX. `key_of` takes it back."""
+    """`key` as the start of a member's name: every byte but [A-Za-z0-9_-] as %XX. `key_of` takes it back.
+
+    The first of two leading underscores too: Hugging Face passes over members whose names begin with both.
+    """
     if not _UNSAFE.search(key):
         return key
-    return "".join(chr(byte) if byte in _SAFE else f"%{byte:02X}" for byte in key.encode())
+    safe = "".join(chr(byte) if byte in _SAFE else f"%{byte:02X}" for byte in key.encode())
+    return f"%5F{safe[1:]}" if safe.startswith("__") else safe
 
 
 def key_of(safe: str) -> str:
@@ -44,6 +49,11 @@ def key_of(safe: str) -> str:
     if safe_key(raw) != safe:
         raise ValueError(f"'{safe}' is not a safe key")
     return raw
+
+
+def member_suffix(slot: str, ext: str) -> str:
+    """What follows a key's dot in the name of a member: `<ext>` for the default slots, `<slot>.<ext>` for others."""
+    return ext if slot in MODALITIES else f"{slot}.{ext}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +296,11 @@ def scan(stream: IO[bytes], where: str) -> Iterator[tuple[str, int, int]]:
         stream.seek(after)
         if stream.read(BLOCK) != bytes(BLOCK):
             raise SourceError(f"{where}: ends without its empty blocks: truncated between two members")
+        while rest := stream.read(_GATHER):
+            if rest.strip(b"\0"):
+                raise SourceError(
+                    f"{where}: goes on after its empty blocks: tars that were joined, or zeros in the middle"
+                )
     except (tarfile.TarError, EOFError) as error:
         raise SourceError(f"{where}: not a whole, uncompressed tar: {error}") from error
 

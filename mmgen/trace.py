@@ -9,6 +9,7 @@ import polars as pl
 from mmgen import artifact
 from mmgen.artifact import Artifact
 from mmgen.errors import UnknownReference, unknown_name
+from mmgen.forgotten import Ledger
 from mmgen.holders import Holders, find_holders
 from mmgen.store import Store
 from mmgen.tables import read_parquet
@@ -16,13 +17,19 @@ from mmgen.tars import TarIndex, safe_key
 
 
 def trace(store: Store, key: str, names: list[str]) -> list[dict[str, Any]]:
-    """One entry per data set of `names` that knows the key: {"name", "versions", "features", "trained", "evalsets"}.
+    """One entry per data set of `names` that knows the key: {"name", "versions", "features", "trained", "evalsets",
+    "forgotten": whether the ledger names it}.
 
     A version: {"ref", "row", "batch", "verdict", "reason", "message", "split", "shard", "members": [{"name", "offset",
-    "length", "sha256"}]}, newest first; what a version does not tell is None. Raises UnknownReference.
+    "length", "sha256"}], "others": [{"row", "verdict", "reason", "message"}] of further rows with this key}, newest
+    first; what a version does not tell is None. Raises UnknownReference.
     """
-    found = []
+    if not names:
+        raise UnknownReference(f"trace: wanted a store with a data set, {store.uri} has none")
+    found, forgotten = [], list[str]()
     for name in names:
+        if Ledger.read(store, name).line_of(key) is not None:
+            forgotten.append(name)
         holders = find_holders(store, name, {key})
         if key in holders.found:
             found.append({
@@ -31,11 +38,14 @@ def trace(store: Store, key: str, names: list[str]) -> list[dict[str, Any]]:
                 "features": [each.ref for each in holders.features],
                 "trained": [each.ref for each in holders.trained],
                 "evalsets": [each.ref for each in holders.evalsets],
+                "forgotten": name in forgotten,
             })  # fmt: skip
+    if not found and forgotten:
+        raise UnknownReference(f"'{key}' was forgotten (`mmgen forget`), and {store.uri} has nothing of it any more")
     if not found:
         near = [each for name in names for each in _keys(store, name)]
         said = unknown_name("key", key, near, listed=False)
-        raise UnknownReference(f"{said} no version of {', '.join(names) or 'anything'} in {store.uri} has it")
+        raise UnknownReference(f"{said} no version of {', '.join(names)} in {store.uri} has it")
     return found
 
 
@@ -52,7 +62,7 @@ def _versions(store: Store, name: str, key: str, holders: Holders) -> list[dict[
     told = []
     for number in sorted({*judged, *held}, reverse=True):
         entry: dict[str, Any] = dict.fromkeys(("row", "batch", "verdict", "reason", "message", "split", "shard"))
-        entry |= {"ref": f"dataset:{name}@{number}", "members": []}
+        entry |= {"ref": f"dataset:{name}@{number}", "members": [], "others": []}
         if number in judged:
             entry |= _verdict(store, judged[number], key)
         if number in held:
@@ -64,8 +74,9 @@ def _versions(store: Store, name: str, key: str, holders: Holders) -> list[dict[
 def _verdict(store: Store, verdicts: Artifact, key: str) -> dict[str, Any]:
     table = read_parquet(store, verdicts.file("verdicts").path).filter(pl.col("key") == key)
     # a key may stand in several rows, of which one at most is kept
-    row = table.sort(pl.col("verdict") != "kept", "row").row(0, named=True)
+    row, *others = table.sort(pl.col("verdict") != "kept", "row").iter_rows(named=True)
     told = {name: row[name] for name in ("row", "verdict", "reason", "message", "split")}
+    told["others"] = [{name: each[name] for name in ("row", "verdict", "reason", "message")} for each in others]
     return told | {"batch": _batch(store, verdicts, row["row"])}
 
 

@@ -1,10 +1,17 @@
-"""WebDataset tars: adjacent members of one stem are one sample. Members are read in place, nothing is unpacked."""
+"""WebDataset tars: adjacent members of one stem are one sample. Members are read in place, nothing is unpacked.
+
+As its readers have it, a stem ends at the first dot of a name, and names without a dot, hidden ones and those in a
+folder like `__meta__` are no samples. Where all that follows first dots fills no slot, the dots belong to the keys
+(`img.001.jpg`, `img.002.jpg`), and the stems end at the last one.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
 from typing import IO
 
 from mmgen.errors import SourceError
@@ -16,6 +23,9 @@ from mmgen.sources.rows import Row, rejected
 from mmgen.store import list_uri, open_uri
 from mmgen.tars import scan
 
+# webdataset 1.0, tariterators.py: base_plus_ext and skip_meta
+_NAME = re.compile(r"(?P<stem>(?:.*/|)[^./]+)\.(?P<suffix>[^/]*)", re.DOTALL)
+_META = re.compile(r"__[^/]*__(?:$|/)")
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
 #: a pattern that names more files than this is a slip of the pen
 MAX_TARS = 100_000
@@ -44,31 +54,45 @@ class ArchiveSource:
         with stream:
             try:
                 for name, offset, length in scan(stream, uri):
-                    mine, part = self._part(uri, stream, name, offset, length)
-                    if mine != stem and parts:
-                        yield _bound(self.grouping, stem, parts)
-                        parts = []
-                    stem = mine
-                    if self.grouping.useful(part):
-                        parts.append(part)
-                if parts:
-                    yield _bound(self.grouping, stem, parts)
+                    match = _NAME.fullmatch(name.removeprefix("./"))
+                    if match is None or _META.match(name):
+                        continue
+                    if match["stem"] != stem:
+                        yield from self._rows(stem, parts)
+                        stem, parts = match["stem"], []
+                    parts.append(_part(uri, stream, name, match["suffix"], (offset, length)))
+                yield from self._rows(stem, parts)
             except SourceError as error:
                 # what was begun when the tar broke off is not whole
                 message = str(error)
                 yield lambda number: rejected(number, stem, "broken_archive", message)
 
-    def _part(self, uri: str, stream: IO[bytes], name: str, offset: int, length: int) -> tuple[str, Part]:
-        folder, _, base = name.removeprefix("./").rpartition("/")
-        stem, _, suffix = base.partition(".")
-        slot, _, ext = suffix.rpartition(".")
+    def _rows(self, stem: str, parts: Sequence[Part]) -> Iterator[Callable[[int], Row]]:
+        """The samples of the adjacent members of one stem: usually one. Unknown fields are left out, as columns are."""
+        useful = [part for part in parts if self._useful(part)]
+        if useful:
+            yield _bound(self.grouping, stem, useful)
+            return
+        for longer, group in groupby(parts, key=lambda part: part.name.removeprefix("./").rpartition(".")[0]):
+            whole = [replace(part, slot=None) for part in group]
+            # one that fills no slot is a sample still, and counted as one
+            yield _bound(self.grouping, longer, [part for part in whole if self._useful(part)])
 
-        def read(limit: int) -> bytes:
-            stream.seek(offset)
-            return stream.read(min(limit + 1, length))
+    def _useful(self, part: Part) -> bool:
+        if part.ext in ("json", "cls"):
+            return part.slot is None
+        return self.grouping.slot_of(part) is not None
 
-        ref = MediaRef(uri, None, name, (offset, length))
-        return (f"{folder}/{stem}" if folder else stem), Part(name, slot or None, ext.lower(), ref, read)
+
+def _part(uri: str, stream: IO[bytes], name: str, suffix: str, span: tuple[int, int]) -> Part:
+    slot, _, ext = suffix.rpartition(".")
+    offset, length = span
+
+    def read(limit: int) -> bytes:
+        stream.seek(offset)
+        return stream.read(min(limit + 1, length))
+
+    return Part(name, slot or None, ext.lower(), MediaRef(uri, None, name, span), read)
 
 
 def _bound(grouping: Grouping, stem: str, parts: list[Part]) -> Callable[[int], Row]:

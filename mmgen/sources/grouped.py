@@ -19,6 +19,10 @@ EXTENSIONS: Mapping[str, Modality] = {
     **dict.fromkeys(("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff"), "image"),
     **dict.fromkeys(("wav", "flac", "ogg", "mp3", "aiff", "aif"), "audio"),
     **dict.fromkeys(("txt", "caption"), "text"),
+    # other spellings of the same
+    **dict.fromkeys(("jpe", "jfif"), "image"),
+    **dict.fromkeys(("wave", "aifc", "oga", "opus"), "audio"),
+    **dict.fromkeys(("text", "transcript"), "text"),
 }
 
 
@@ -86,7 +90,7 @@ class Grouping:
         fields |= {"language": plain(said.get(mine.language))} if mine.language else {}
         sample = Sample(
             number, key, texts, media,
-            label=plain(said.get(mine.label or "label")).strip() or None,
+            label=plain(said.get(mine.label or "label")).strip() or _class_of(parts),
             group=plain(said.get(mine.group or "group")).strip() or None,
             split=plain(said.get(mine.split)).strip() or None if mine.split else None,
             meta={name: value for name, value in fields.items() if value},
@@ -150,6 +154,12 @@ class Grouping:
             if found:
                 texts[slot] = tuple(found)
         return texts
+
+
+def _class_of(parts: Sequence[Part]) -> str | None:
+    """What a `.cls` beside the sample says: WebDataset's way to write a label."""
+    said = next((part for part in parts if part.ext == "cls" and part.slot is None), None)
+    return said.read(MAX_SIDECAR_BYTES).decode("utf-8-sig", "replace").strip() or None if said else None
 
 
 def _object(data: bytes) -> dict[str, Any]:

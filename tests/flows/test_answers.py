@@ -11,9 +11,12 @@ import pytest
 from flows import cli
 from flows.answers import size
 from flows.endings import ending
+from mmgen import steps
 from mmgen.artifact import Draft
+from mmgen.runtime import Runtime
 from mmgen.store import Store
 from tests import hand_made
+from tests.data_sources import table_config, write_source
 
 
 @pytest.fixture
@@ -69,6 +72,30 @@ def test_what_has_no_page_says_so(filled: Store, capsys: pytest.CaptureFixture[s
     code, answer, _ = ask(capsys, filled, "report", "codecs:digits")
     assert code == 2
     assert "no page of its own" in answer["error"]
+
+
+def test_what_is_young_is_spared_and_told(filled: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    filled.write("datasets/x/shards/train-1.tar", b"left by a run that died")
+    _, listed, _ = ask(capsys, filled, "gc", "--dry-run")
+    _, kept, _ = ask(capsys, filled, "gc")
+    assert [(len(each["files"]), each["spared"]) for each in (listed, kept)] == [(1, 1), (0, 1)]
+    assert ending(cli.app, ["gc", "--store", filled.uri]) == 0
+    assert "1 were spared: written in the last 24 hours" in capsys.readouterr().out
+    _, gone, _ = ask(capsys, filled, "gc", "--older-than", "0")
+    assert ([each["path"] for each in gone["files"]], gone["spared"]) == (["datasets/x/shards/train-1.tar"], 0)
+
+
+def test_a_report_that_is_gone_is_not_one_that_never_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store(tmp_path / "store")
+    for _ in steps.run(
+        table_config(write_source(tmp_path / "source", 20)), Runtime(store), steps.select(None, "shard")
+    ):
+        pass
+    assert ask(capsys, store, "report", "tiny")[0] == 0
+    store.delete("datasets/tiny/versions/1/report.html")
+    code, answer, _ = ask(capsys, store, "report", "tiny")
+    assert code == 1
+    assert "datasets/tiny/versions/1/report.html is gone" in answer["error"]
 
 
 @pytest.mark.parametrize(

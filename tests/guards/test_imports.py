@@ -17,7 +17,7 @@ ORDER = (
     "tables", "tars", "order", "modalities", "dataset", "sources", "duplicates",
     "identity", "catalog", "forgotten", "holders", "tracking", "promotions",
     "report", "staging", "ingest", "splits", "inputs", "verdicts", "validate",
-    "shard_plan", "shard_facts", "shard_files", "shards", "forget", "diff", "trace", "export",
+    "shard_plan", "shard_facts", "shard_files", "shards", "forget", "diff", "trace", "layouts", "export",
     # the torch line
     "preprocess", "features", "batches", "codecs", "encoders", "fusion", "generators", "training",
     "codec_set", "embeddings", "extract", "maker", "generate", "evaluate", "fit_parts", "fit_judges", "evalset", "fit",

@@ -147,7 +147,7 @@ def test_the_readme_names_each_splits_shards_and_its_features(tmp_path: Path, ru
     assert {split: len(paths) for split, paths in listed.items()} == {"train": 1, "validation": 1, "test": 1}
     assert all((folder / path).resolve().is_file() for paths in listed.values() for path in paths)
     names = [feature["name"] for feature in head["dataset_info"]["features"]]
-    assert names == ["__key__", "text", "image", "audio", "json"]
+    assert names == ["__key__", "txt", "png", "wav", "json"]
 
 
 def test_verdicts_that_keep_rows_that_staging_lost_are_refused(tmp_path: Path, runtime: Runtime) -> None:

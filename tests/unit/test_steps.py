@@ -8,6 +8,7 @@ from mmgen.errors import ConfigError, UserError
 from mmgen.identity import identity
 from mmgen.runtime import Runtime
 from mmgen.store import Store
+from tests.data_sources import table_config, write_source
 
 
 def configuration(**more):
@@ -133,3 +134,21 @@ def test_every_step_takes_what_earlier_steps_make():
         assert set(step.inputs.values()) <= seen
         assert step.makes in artifact.KINDS
         seen.add(name)
+
+
+def test_a_plan_says_which_file_is_gone_and_that_the_source_changed(tmp_path):
+    path = write_source(tmp_path / "source", 20)
+    runtime = Runtime(Store(tmp_path / "store"))
+    made = {
+        outcome.step: outcome.artifact for outcome in steps.run(table_config(path), runtime, ("ingest", "validate"))
+    }
+    report = made["validate"].file("report").path
+    runtime.store.delete(report)
+    ingest, validate = steps.plan(table_config(path), runtime, ("ingest", "validate"))
+    assert not ingest.run
+    assert validate.why == f"files of verdicts:tiny@1 are damaged or gone, 1 of 4: {report}: missing"
+    (ingest,) = steps.plan(table_config(path, ingest={"batch_rows": 7}), runtime, ("ingest",))
+    assert ingest.why == "settings changed: ingest.batch_rows"
+    write_source(tmp_path / "source", 21)
+    (ingest,) = steps.plan(table_config(path), runtime, ("ingest",))
+    assert ingest.why.startswith("the source, or what was forgotten of it, is not as staging:tiny@1 has it")

@@ -134,6 +134,14 @@ def test_safe_keys_are_reversible_and_plain(key: str) -> None:
     assert not set(safe) & set("./\\ \0*?")
 
 
+@pytest.mark.parametrize("key", ["__key", "__", "___x", "__a.b"])
+def test_no_member_begins_with_two_underscores(key: str) -> None:
+    """Hugging Face passes over such names as hidden ones, and the sample would be lost without a word."""
+    assert not safe_key(key).startswith("__")
+    assert key_of(safe_key(key)) == key
+    assert safe_key("_one__two__") == "_one__two__"
+
+
 @pytest.mark.parametrize("safe", ["a.b", "%2f", "%ZZ", "a b"])
 def test_what_is_no_safe_key_is_refused(safe: str) -> None:
     with pytest.raises(ValueError):

@@ -13,9 +13,9 @@ import pytest
 import mmgen
 from mmgen import artifact, steps
 from mmgen.artifact import Artifact
-from mmgen.config import Config
+from mmgen.config import Config, build
 from mmgen.diff import diff, differing
-from mmgen.errors import ConfigError, IntegrityError, UnknownReference
+from mmgen.errors import ConfigError, IntegrityError, StoreError, UnknownReference
 from mmgen.export import LAYOUTS, export
 from mmgen.forget import forget
 from mmgen.runtime import Runtime, Silent
@@ -67,7 +67,7 @@ def test_a_diff_names_what_changed(line: tuple[Store, list[Artifact]]) -> None:
     assert found["removed"] == ["s0001"]
     assert found["added"] == [f"s{number:04d}" for number in range(ROWS, ROWS + 5)]
     assert found["changed"] == [
-        {"key": "s0002", "parts": ["texts", "text"]}, {"key": "s0003", "parts": ["image"]},
+        {"key": "s0002", "parts": ["text"]}, {"key": "s0003", "parts": ["image"]},
     ]  # fmt: skip
     assert found["samples"] == {"unchanged": ROWS - 4, "added": 5, "removed": 1, "changed": 2, "moved": 0}
     assert found["counts"]["inputs"] == [ROWS, ROWS + 4]
@@ -93,6 +93,28 @@ def test_shared_shards_are_not_read(line: tuple[Store, list[Artifact]], monkeypa
     diff(store, one, other)
     assert read
     assert not shared & set(read)
+
+
+def test_a_diff_counts_in_the_order_of_the_line_and_knows_no_settings_of_forget(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    run(table_config(write_source(tmp_path / "source", 20)), store)
+    one = artifact.load(store, "dataset", "tiny", 1)
+    other = forget(store, "tiny", ["s0002"]).made
+    assert other is not None
+    found = diff(store, one, other)
+    assert list(found["counts"]) == ["inputs", "kept", "quarantined", "dropped"]
+    assert list(found["splits"]) == ["train", "validation", "test"]
+    assert (found["removed"], found["settings"]) == (["s0002"], [])
+
+
+def test_other_alternatives_of_a_text_are_a_change_of_its_slot(tmp_path: Path) -> None:
+    store, path = Store(tmp_path / "store"), tmp_path / "t.jsonl"
+    made = []
+    for also in ("zwei", "deux"):
+        rows = [{"id": f"s{number}", "text": [f"one of {number}", f"{also} {number}"]} for number in range(20)]
+        path.write_text("\n".join(json.dumps(row) for row in rows))
+        made.append(run(build({"name": "t", "source": {"path": str(path), "key": "id", "text": "text"}}), store))
+    assert {tuple(each["parts"]) for each in diff(store, *made)["changed"]} == {("text",)}
 
 
 def test_settings_differ_by_dotted_path() -> None:
@@ -130,6 +152,23 @@ def test_a_quarantined_sample_is_traced_to_its_reason(line: tuple[Store, list[Ar
     (found,) = trace(store, "s0011", ["tiny"])
     assert {(each["verdict"], each["reason"]) for each in found["versions"]} == {("quarantined", "file_missing")}
     assert found["versions"][0]["shard"] is None
+
+
+def test_a_trace_tells_of_further_rows_with_the_key_and_of_the_ledger(tmp_path: Path) -> None:
+    store, path = Store(tmp_path / "store"), write_source(tmp_path / "source", 20)
+    rows = read_table(path)
+    rows[7]["id"] = "s0002"
+    write_table(path, rows)
+    run(table_config(path), store)
+    (found,) = trace(store, "s0002", ["tiny"])
+    (version,) = found["versions"]
+    assert (version["row"], version["verdict"], found["forgotten"]) == (2, "kept", False)
+    assert [(each["row"], each["reason"]) for each in version["others"]] == [(7, "duplicate_key")]
+    forget(store, "tiny", ["s0002"])
+    assert trace(store, "s0002", ["tiny"])[0]["forgotten"]
+    forget(store, "tiny", ["s0002"], purge=True)
+    with pytest.raises(UnknownReference, match=r"'s0002' was forgotten .* nothing of it any more"):
+        trace(store, "s0002", ["tiny"])
 
 
 def test_what_nobody_knows_is_answered_with_the_nearest(line: tuple[Store, list[Artifact]]) -> None:
@@ -237,6 +276,36 @@ def test_what_is_in_a_folder_stays_unless_forced(line: tuple[Store, list[Artifac
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
 
 
+def test_an_export_never_takes_the_place_of_a_file_the_store_or_where_one_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    store = Store(home / "store")
+    version = run(table_config(write_source(home / "source", 20)), store)
+    (home / "file").write_text("mine")
+    (home / "deep" / "er").mkdir(parents=True)
+    monkeypatch.chdir(home / "deep" / "er")
+    before = sorted(tmp_path.rglob("*"))
+    for place in (home / "file", home, home / "store", home / "store" / "datasets" / "new", home / "deep", Path("..")):
+        with pytest.raises(ConfigError):
+            export(store, version, place, "plain", Silent(), force=True)
+    with pytest.raises(StoreError, match="could not be written"):
+        export(store, version, home / "file" / "below", "plain", Silent())
+    assert sorted(tmp_path.rglob("*")) == before
+    with pytest.raises(ConfigError, match="would be replaced"):
+        export(store, version, Path(), "plain", Silent())
+    export(store, version, Path("new"), "plain", Silent())
+    assert (home / "deep" / "er" / "new" / "README.md").exists()
+
+
+def test_an_export_of_what_was_purged_says_so(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    one = run(table_config(write_source(tmp_path / "source", 20)), store)
+    forget(store, "tiny", ["s0002"], purge=True)
+    with pytest.raises(IntegrityError, match=r"was purged"):
+        export(store, one, tmp_path / "out", "plain", Silent())
+
+
 # ---------------------------------------------------------------- verify
 
 
@@ -257,3 +326,27 @@ def test_one_changed_byte_in_any_file_is_found(tmp_path: Path) -> None:
     found = verified(store.uri, None, everything=True)["damaged"]
     assert {line.split(":")[0] for line in found} == paths
     assert any("dataset:tiny@1" in line for line in found)
+
+
+def test_a_broken_manifest_is_named_beside_all_else(tmp_path: Path) -> None:
+    from flows.version_answers import verified
+
+    store = Store(tmp_path / "store")
+    one = run(table_config(write_source(tmp_path / "source", 20)), store)
+    Path(store.full(one.manifest)).write_text("{")
+    verdicts = artifact.load(store, "verdicts", "tiny", 1)
+    report = verdicts.file("report")
+    store.delete(report.path)
+    found = verified(store.uri, None, everything=True)
+    assert [line.split(":")[0] for line in found["damaged"]] == [one.manifest, report.path]
+    assert (found["artifacts"], found["files"]) == (3, 1 + len(verdicts.files) + len(
+        artifact.history(store, "staging", "tiny")[0].files))  # fmt: skip
+
+
+def test_an_empty_store_is_not_called_whole(tmp_path: Path) -> None:
+    from flows.version_answers import traced, verified
+
+    for ask in (lambda uri: verified(uri, None, everything=True), lambda uri: traced(uri, "s0001", None)):
+        with pytest.raises(UnknownReference, match=r"wanted a store with .* has none"):
+            ask(str(tmp_path / "nowhere"))
+    assert not (tmp_path / "nowhere").exists()
