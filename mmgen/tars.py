@@ -37,9 +37,9 @@ def safe_key(key: str) -> str:
 
     The first of two leading underscores too: Hugging Face passes over members whose names begin with both.
     """
-    if not _UNSAFE.search(key):
-        return key
-    safe = "".join(chr(byte) if byte in _SAFE else f"%{byte:02X}" for byte in key.encode())
+    safe = key
+    if _UNSAFE.search(key):
+        safe = "".join(chr(byte) if byte in _SAFE else f"%{byte:02X}" for byte in key.encode())
     return f"%5F{safe[1:]}" if safe.startswith("__") else safe
 
 
