@@ -133,7 +133,7 @@ def _version(store: Store, base: Artifact, rows: pl.DataFrame, keys: Set[str], l
         "shards": {"shared": len(made.shared), "written": len(made.written)},
         "forgotten": tokens[:100],
     }
-    describe(draft, rows, facts, infos)
+    describe(draft, facts, infos)
     return draft.commit(
         step="forget", config=dict(base.config), inputs={"dataset": base.link}, facts=facts, pin=base.pin,
         circumstance=circumstance(),

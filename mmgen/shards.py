@@ -136,16 +136,17 @@ def shard(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> A
         "shards": {"shared": len(made.shared), "written": len(made.written)},
         "layout": STEP_VERSIONS["shard"],
     }
-    describe(draft, rows, facts, infos)
+    describe(draft, facts, infos)
     return draft.commit(
         step="shard", config=known.config, pin=known.pin, circumstance=circumstance(workers=runtime.workers),
         inputs={role: each.link for role, each in inputs.items()}, facts=facts,
     )  # fmt: skip
 
 
-def describe(draft: Draft, rows: pl.DataFrame, facts: Mapping[str, Any], infos: Sequence[ShardInfo]) -> None:
+def describe(draft: Draft, facts: Mapping[str, Any], infos: Sequence[ShardInfo]) -> None:
     """Put what tells people and other readers of a version: its README and the page of its shards."""
-    features = tar_features(rows, {slot: each["modality"] for slot, each in facts["slots"].items()})
+    tables = (read_parquet(draft.store, info.facts_path) for info in infos)
+    features = tar_features(tables, {slot: each["modality"] for slot, each in facts["slots"].items()})
     draft.put("README.md", readme(draft.name, draft.version, facts, infos, features), "readme")
     stats = [json.loads(draft.store.read(f"{info.path.removesuffix('.tar')}_stats.json")) for info in infos]
     page = shard_report.render(draft.name, draft.version, infos, stats, list(facts["slots"]))

@@ -19,10 +19,9 @@ from pathlib import Path
 import yaml
 
 from mmgen.artifact import Artifact
-from mmgen.layouts.numbered import numbered, sizes, slots_of, tar_of, write_json
+from mmgen.layouts.numbered import facts_of, numbered, sizes, slots_of, tar_of, write_json
 from mmgen.report.readme import energon_readme, tar_features
 from mmgen.store import Store
-from mmgen.tables import read_kept
 from mmgen.tars import BLOCK, Member, TarIndex
 
 META = ".nv-meta"
@@ -82,7 +81,7 @@ def energon(store: Store, version: Artifact, folder: Path) -> Iterator[None]:
     _write_yaml(meta / "split.yaml", {"split_parts": splits, "exclude": []})
     _write_yaml(meta / "dataset.yaml", {"__module__": "megatron.energon", "__class__": "CrudeWebdataset"})
     (meta / "index.uuid").write_text(str(uuid.uuid5(uuid.NAMESPACE_OID, version.fingerprint)), encoding="utf-8")
-    features = tar_features(read_kept(store, version), slots_of(version))
+    features = tar_features(facts_of(store, version), slots_of(version))
     readme = energon_readme(version.name, version.version, version.facts, sizes(version), features)
     (folder / "README.md").write_bytes(readme)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import polars as pl
 
 from mmgen.artifact import Artifact, FileEntry
 from mmgen.errors import IntegrityError
@@ -76,6 +79,12 @@ def tar_of(store: Store, version: Artifact, shard: Numbered) -> tuple[bytes, Tar
     return checked(store, version, shard.files["shard"]), TarIndex.from_bytes(
         checked(store, version, index), index.path
     )
+
+
+def facts_of(store: Store, version: Artifact) -> Iterator[pl.DataFrame]:
+    """The facts of the samples, shard by shard. Raises IntegrityError."""
+    for entry in version.by_role("facts"):
+        yield pl.read_parquet(io.BytesIO(checked(store, version, entry)))
 
 
 def write_json(path: Path, value: Any) -> None:

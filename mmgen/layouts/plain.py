@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmgen.artifact import Artifact
-from mmgen.layouts.numbered import checked, numbered, sizes, slots_of
+from mmgen.layouts.numbered import checked, facts_of, numbered, sizes, slots_of
 from mmgen.report.readme import plain_readme, tar_features
 from mmgen.store import Store
-from mmgen.tables import read_kept
 
 _NAMES = {"shard": ".tar", "facts": ".parquet", "index": ".tar.idx", "stats": "_stats.json"}
 
@@ -21,6 +20,6 @@ def plain(store: Store, version: Artifact, folder: Path) -> Iterator[None]:
         for role, ending in _NAMES.items():
             (folder / f"{shard.stem}{ending}").write_bytes(checked(store, version, shard.files[role]))
         yield
-    features = tar_features(read_kept(store, version), slots_of(version))
+    features = tar_features(facts_of(store, version), slots_of(version))
     readme = plain_readme(version.name, version.version, version.facts, sizes(version), features)
     (folder / "README.md").write_bytes(readme)

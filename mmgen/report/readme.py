@@ -24,23 +24,29 @@ _HF = (
 )  # fmt: skip
 
 
-def tar_features(rows: pl.DataFrame, slots: Mapping[str, str]) -> Features:
+def tar_features(tables: Iterable[pl.DataFrame], slots: Mapping[str, str]) -> Features:
     """The columns that Hugging Face makes of tars with these rows, as its YAML: one per ending of a member's name.
 
-    rows: facts of the samples. A reader that is not told takes the columns of the first five samples for all there are.
+    tables: facts of the samples, shard by shard. A reader that is not told takes the columns of the first five samples
+    for all there are.
     """
-    said: list[dict[str, Any]] = []
-    for slot, modality in slots.items():
-        found = rows.filter(pl.col(f"{slot}.present"))[f"{slot}.ext"].unique().drop_nulls().sort()
-        endings = ["txt"] if modality == "text" else found.to_list()
-        dtype = "string" if modality == "text" else modality
-        said += [{"name": member_suffix(slot, ending), "dtype": dtype} for ending in endings]
-    meta = sorted({name for each in rows["meta"].unique().to_list() for name in json.loads(each)})
+    endings: dict[str, set[str]] = {slot: {"txt"} if slots[slot] == "text" else set() for slot in slots}
+    meta: set[str] = set()
+    for table in tables:
+        for slot, modality in slots.items():
+            # a shard of an earlier version may not know a slot that was added since
+            if modality != "text" and f"{slot}.ext" in table.columns:
+                endings[slot] |= set(table.filter(pl.col(f"{slot}.present"))[f"{slot}.ext"].drop_nulls().unique())
+        meta |= {name for each in table["meta"].unique().to_list() for name in json.loads(each)}
+    said = [
+        {"name": member_suffix(slot, ending), "dtype": "string" if modality == "text" else modality}
+        for slot, modality in slots.items() for ending in sorted(endings[slot])
+    ]  # fmt: skip
     texts = [{"name": slot, "sequence": "string"} for slot, modality in slots.items() if modality == "text"]
     about: list[dict[str, Any]] = [{"name": name, "dtype": "string"} for name in ("key", "label", "group")]
     # a struct without fields is none to Arrow
     about += [{"name": "texts", "struct": texts}] if texts else []
-    about += [{"name": "meta", "struct": [{"name": name, "dtype": "string"} for name in meta]}] if meta else []
+    about += [{"name": "meta", "struct": [{"name": name, "dtype": "string"} for name in sorted(meta)]}] if meta else []
     return [{"name": "__key__", "dtype": "string"}, *said, {"name": "json", "struct": about}]
 
 
