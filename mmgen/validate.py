@@ -43,13 +43,14 @@ def validate(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -
     base_facts = read_kept(store, before) if before else None
     with runtime.progress.bar("validate", facts.height) as bar, StagedMedia(store, staging) as media:
         decision = _decide(config, staging, facts, media, _base(before, base_facts), runtime)
-        if config.validate_.gate.max_drift is not None and base_facts is not None and base_facts.height:
-            shifts = data_report.shifts(facts, decision, slots, base_facts)
-            decision = replace(decision, gate=(*decision.gate, *_drifted(shifts, config.validate_.gate.max_drift)))
+        counted = data_report.count(config, decision.verdicts, [facts], [] if base_facts is None else [base_facts])
+        if config.validate_.gate.max_drift is not None:
+            said = _drifted(counted.shifts, config.validate_.gate.max_drift)
+            decision = replace(decision, gate=(*decision.gate, *said))
         draft = Draft(store, "verdicts", config.name, known.fingerprint)
         page, twin = data_report.build(
-            config, decision, facts, staging, media,
-            version=draft.version, fingerprint=known.fingerprint, before=before, before_facts=base_facts,
+            config, decision, counted, staging, media,
+            version=draft.version, fingerprint=known.fingerprint, before=before,
         )  # fmt: skip
         bar.advance(facts.height)
     runtime.progress.say(_summary(decision))
