@@ -6,7 +6,7 @@ Facts stream by once, batch by batch: `count` keeps sketches, counts and a few r
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -20,7 +20,7 @@ from mmgen.artifact import Artifact, canonical_json
 from mmgen.config import Config
 from mmgen.errors import IntegrityError
 from mmgen.report import page, plots, tables
-from mmgen.report.gallery import Draw, Media, show
+from mmgen.report.gallery import Draw, Facts, Media, show
 from mmgen.report.sketches import MAX_NAMES, Sketch
 from mmgen.report.tally import Tally, columns, drift, gathered
 
@@ -79,29 +79,32 @@ def count(
     clusters = tables.cluster_rows(verdicts, repeats["clusters"][:CLUSTERS_SHOWN], MEMBERS_SHOWN)
     draw = Draw(GALLERY, [row for each in clusters for row in each])
     now, then, done = Tally(slots), Tally(slots), tables.Preprocessing(config.slots)
-    wanted = sorted({*columns(slots), *done.columns()})
     kept_N = (verdicts["verdict"] == "kept").to_numpy()
 
-    def kept() -> Iterable[pl.DataFrame]:
+    def looked_at() -> Iterator[pl.DataFrame]:
+        wanted = sorted({"row", *columns(slots), *done.columns()})
         for frame in facts:
-            if frame.height:
-                place = _places(verdicts, frame)
-                judged = _judged(frame, verdicts, place, slots)
-                draw.add(judged, kept_N[place])
-                yield judged.select(wanted).filter(pl.Series(kept_N[place]))
+            draw.add(frame, kept_N[_places(verdicts, frame["row"])])
+            yield _narrow(frame, wanted)
 
-    for chunk in gathered(kept()):
-        now.add(chunk)
-        done.add(chunk)
-    counted = columns(slots)
-    for chunk in gathered(frame.select(name for name in counted if name in frame.columns) for frame in before):
+    for chunk in gathered(looked_at()):
+        place = _places(verdicts, chunk["row"])
+        kept = _judged(chunk, verdicts, place, slots).filter(pl.Series(kept_N[place]))
+        now.add(kept)
+        done.add(kept)
+    for chunk in gathered(_narrow(frame, columns(slots)) for frame in before):
         then.add(chunk)
     return Counted(now, then, done, repeats, clusters, draw)
 
 
-def _places(verdicts: pl.DataFrame, frame: pl.DataFrame) -> npt.NDArray[np.int64]:
-    """Where the verdicts of the frame's rows stand: both are in row order."""
-    rows_N, mine = verdicts["row"].to_numpy(), frame["row"].to_numpy()
+def _narrow(frame: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+    """Those of the columns that are there; polars' `select` would start its query engine for each batch."""
+    return pl.DataFrame([frame.get_column(name) for name in names if name in frame.columns])
+
+
+def _places(verdicts: pl.DataFrame, rows: pl.Series) -> npt.NDArray[np.int64]:
+    """Where the verdicts of these rows stand: they are in row order. Raises IntegrityError if one has none."""
+    rows_N, mine = verdicts["row"].to_numpy(), rows.to_numpy()
     place = np.searchsorted(rows_N, mine)
     known = place < len(rows_N)
     known[known] = rows_N[place[known]] == mine[known]
@@ -111,7 +114,7 @@ def _places(verdicts: pl.DataFrame, frame: pl.DataFrame) -> npt.NDArray[np.int64
 
 
 def _judged(
-    frame: pl.DataFrame, verdicts: pl.DataFrame, place: npt.NDArray[np.int64], slots: Mapping[str, str]
+    chunk: pl.DataFrame, verdicts: pl.DataFrame, place: npt.NDArray[np.int64], slots: Mapping[str, str]
 ) -> pl.DataFrame:
     """Facts with the split that was assigned; dropped slots count as absent."""
     mine = verdicts.select("split", "dropped_slots")[place]
@@ -119,8 +122,17 @@ def _judged(
     if int(mine["dropped_slots"].list.len().sum() or 0):
         for slot in slots:
             gone = mine["dropped_slots"].list.contains(slot).fill_null(False)
-            changed.append((frame[f"{slot}.present"] & ~gone).alias(f"{slot}.present"))
-    return frame.with_columns(changed)
+            changed.append((chunk[f"{slot}.present"] & ~gone).alias(f"{slot}.present"))
+    return chunk.with_columns(changed)
+
+
+def _as_judged(rows: Sequence[Facts], verdicts: pl.DataFrame) -> list[Facts]:
+    """The same of single rows."""
+    mine = verdicts[_places(verdicts, pl.Series([row["row"] for row in rows], dtype=pl.Int64))]
+    return [
+        {**row, "split": split, **{f"{slot}.present": False for slot in dropped or ()}}
+        for row, split, dropped in zip(rows, mine["split"], mine["dropped_slots"].to_list(), strict=True)
+    ]
 
 
 def build(
@@ -170,8 +182,8 @@ def build(
         **numbers,
         "batch_count": len(first_rows),
         "plots": _plots(now, numbers),
-        "gallery": show(counted.draw.drawn, slots, media, **ROOM["gallery"]),
-        "repeats": _repeats(counted, media),
+        "gallery": show(_as_judged(counted.draw.drawn, decision.verdicts), slots, media, **ROOM["gallery"]),
+        "repeats": _repeats(counted, decision.verdicts, media),
         "config": page.shorten(json.dumps(_identity(config), indent=1, ensure_ascii=False), CONFIG_CHARS),
     }
     return page.render("data_report.html.j2", shown), twin
@@ -216,10 +228,10 @@ def _plots(now: Tally, numbers: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _repeats(counted: Counted, media: Media) -> list[list[dict[str, Any]]]:
+def _repeats(counted: Counted, verdicts: pl.DataFrame, media: Media) -> list[list[dict[str, Any]]]:
     """The largest clusters side by side: the exemplar, then what repeats it; texts are not compared."""
     slots = {slot: modality for slot, modality in counted.now.slots.items() if modality != "text"}
     found = counted.draw.by_row
     rows = [[found[row] for row in each if row in found] for each in counted.clusters]
-    shown = iter(show([row for each in rows for row in each], slots, media, **ROOM["clusters"]))
+    shown = iter(show(_as_judged([row for each in rows for row in each], verdicts), slots, media, **ROOM["clusters"]))
     return [[next(shown) for _ in each] for each in rows]

@@ -42,8 +42,8 @@ class Draw:
     def add(self, frame: pl.DataFrame, kept_N: npt.NDArray[np.bool_]) -> None:
         """Look at a batch's facts; only kept rows are drawn."""
         places = np.flatnonzero(kept_N)
-        hashed = [(hashlib.sha256(key.encode()).digest(), at)
-                  for at, key in zip(places.tolist(), frame["key"].gather(places), strict=True)]  # fmt: skip
+        keys = frame["key"].gather(places).to_list()
+        hashed = [(hashlib.sha256(key.encode()).digest(), at) for at, key in zip(places.tolist(), keys, strict=True)]
         worst = self._drawn[-1][0] if len(self._drawn) == self.count else b"\xff" * 33
         better = sorted(each for each in hashed if each[0] < worst)[: self.count]
         self._drawn += [(digest, frame.row(at, named=True)) for digest, at in better]

@@ -35,9 +35,9 @@ NAME_CHARS = 200
 class Sketch:
     """Counts of numbers cut to `bits` significant bits, beside their exact count, sums and range.
 
-    values_V: distinct cut values, rising. counts_V: how often. total, squares: sums of x and of x² (each square rounded
-    to a double) in units of 2^-UNIT, exact. A sketch depends on its numbers only, neither on their order nor on how they
-    were batched: cutting is monotone and nested, integers add exactly, and `bits` is the most that the numbers allow.
+    values_V: distinct cut values, rising. counts_V: how often. total, squares: exact sums of x and of x² (each square
+    rounded to a double), in units of 2^-UNIT. A sketch depends on its numbers only, neither on their order nor on how
+    they were batched: cutting is monotone and nested, integers add exactly, `bits` is the most that the numbers allow.
     """
 
     bits: int = BITS
@@ -186,7 +186,7 @@ def _exact_sum(mantissa_N: Floats, exponent_N: npt.NDArray[np.int32]) -> int:
 class Names:
     """How often each name occurs, for at most MAX_NAMES of them: those that come first; the others together.
 
-    Merging in the order of the rows gives what one pass gives. Beyond its first 200 characters a name is not told apart.
+    In row order the counts are the same however the rows are batched. Beyond 200 characters names are not told apart.
     """
 
     __slots__ = ("counts", "further", "most")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from heapq import nsmallest
 
 import numpy as np
 import polars as pl
@@ -64,38 +64,38 @@ def dominant(found: Mapping[str, Sequence[Row]], inputs: int) -> list[Row]:
 
 
 def sources(verdicts: pl.DataFrame, first_rows: Sequence[int], *, folders: bool) -> Row:
-    """What became of the inputs by the part of the source that they came from, the largest parts first.
+    """What became of the inputs by the part of the source that they came from.
 
-    folders: keys are paths, and a part is a first folder; else it is a run of rows of whole batches, in their order.
+    folders: keys are paths, and a part is a first folder, the largest first; else a part is a run of rows, of whole
+    batches, in their order. Facts do not say which file of several a row came from.
     """
+    starts = list(first_rows[:: max(1, -(-len(first_rows) // SOURCES))])
     if folders:
-        part = pl.col("key").str.extract("^([^/]*)/").fill_null("(no folder)")
+        part = verdicts["key"].str.extract("^([^/]*)/").fill_null("(no folder)")
     else:
-        step = -(-len(first_rows) // SOURCES)
-        part = pl.Series(np.searchsorted(np.asarray(first_rows[::step]), verdicts["row"].to_numpy(), side="right") - 1)
+        place_N = np.searchsorted(np.asarray(starts), verdicts["row"].to_numpy(), side="right") - 1
+        part = pl.Series(place_N, dtype=pl.Int64)
     counted = verdicts.lazy().group_by(part.alias("part"), "verdict", "reason").len().collect()
     totals = counted.group_by("part").agg(
         pl.col("len").sum().alias("inputs"),
         *(pl.col("len").filter(pl.col("verdict") == name).sum().alias(name) for name in VERDICTS),
     )
-    order = (["inputs", "part"], [True, False]) if folders else (["part"], [False])
-    most = totals.sort(order[0], descending=order[1]).head(TOP)
-    ends = [*first_rows[::step][1:], int(verdicts["row"].max() or 0) + 1] if not folders and verdicts.height else []  # type: ignore[arg-type]
+    most = totals.sort(["inputs", "part"], descending=[True, False]) if folders else totals.sort("part")
+    ends = [start - 1 for start in starts[1:]] + verdicts["row"].tail(1).to_list()
     rows = []
-    for row in most.to_dicts():
+    for row in most.head(TOP).to_dicts():
         at = row.pop("part")
         mine = counted.filter((pl.col("part") == at) & pl.col("reason").is_not_null())
-        summed = mine.group_by("reason").agg(pl.col("len").sum())
-        reasons = summed.sort(["len", "reason"], descending=[True, False]).head(REASONS)
-        name = shorten(at, KEY_CHARS) if folders else f"rows {first_rows[::step][at]} to {ends[at] - 1}"
-        rows.append({"source": name, **row, "reasons": dict(reasons.iter_rows())})
+        reasons = mine.group_by("reason").agg(pl.col("len").sum()).sort(["len", "reason"], descending=[True, False])
+        name = shorten(at, KEY_CHARS) if folders else f"rows {starts[at]} to {ends[at]}"
+        rows.append({"source": name, **row, "reasons": dict(reasons.head(REASONS).iter_rows())})
     return {"by": "folder" if folders else "rows", "parts": rows, "further": totals.height - len(rows)}
 
 
 def batches(verdicts: pl.DataFrame, first_rows: Sequence[int]) -> list[Row]:
     """Per staging batch (they begin at `first_rows`): inputs and what became of them.
 
-    Beyond 2,000 batches, runs of them: `batch` is then the first. outlier: its share of kept rows is unlike the others'.
+    Beyond 2,000 batches, runs of them, named by the first. outlier: its share of kept rows is unlike the others'.
     """
     step = max(1, -(-len(first_rows) // BATCHES))
     starts = np.asarray(first_rows[::step])
@@ -113,7 +113,9 @@ def batches(verdicts: pl.DataFrame, first_rows: Sequence[int]) -> list[Row]:
 def presence(tally: Tally, splits: Iterable[str]) -> Row:
     """How many kept samples have each slot, in each split, and which combinations there are."""
     slots = list(tally.slots)
-    by_split = {slot: {split: tally.present.get(slot, {}).get(split, 0) for split in splits} for slot in slots}
+    by_split = {
+        slot: {split: tally.present[slot][split] if slot in tally.present else 0 for split in splits} for slot in slots
+    }
     most = tally.patterns.top(TOP)
     patterns = [
         {"slots": [slot for slot, flag in zip(slots, pattern, strict=True) if flag == "1"], "rows": rows}
@@ -127,7 +129,7 @@ def labels(tally: Tally) -> dict[str, dict[str, int]]:
     """label → split → samples: the most frequent, by name; empty without labels."""
     totals = tally.all_labels()
     totals.pop("\0", None)
-    most = sorted(sorted(totals, key=lambda label: (-totals[label], label))[:TOP])
+    most = sorted(nsmallest(TOP, totals, key=lambda label: (-totals[label], label)))
     return {
         label: {split: names.counts[label] for split, names in sorted(tally.labels.items()) if label in names.counts}
         for label in most
@@ -135,7 +137,7 @@ def labels(tally: Tally) -> dict[str, dict[str, int]]:
 
 
 def distributions(tally: Tally) -> dict[str, Row]:
-    """column → quantiles of the measured values. n, min, max and mean are exact, the others to `error` of themselves."""
+    """column → quantiles of the measured values. n, min, max and mean are exact, others to `error` of themselves."""
     found: dict[str, Row] = {}
     for column in tally.numbers:
         sketch = tally.whole(column)

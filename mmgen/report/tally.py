@@ -55,8 +55,8 @@ class Tally:
 
     rows: split → rows. present: slot → split → rows, without slots that no table had. patterns: which slots are there
     ("101", in the order of `slots`) → rows. labels: split → its labels. categories: column → its values.
-    numbers: column → split → sketch of the present slot's values. However the rows are cut into chunks, the same rows in
-    the same order give the same tally; numbers and counts are the same in any order.
+    numbers: column → split → sketch of the present slot's values. However the rows are cut into chunks, the same rows
+    in the same order give the same tally; its numbers are the same in any order.
     """
 
     def __init__(self, slots: Mapping[str, str]) -> None:
