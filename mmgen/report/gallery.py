@@ -15,8 +15,8 @@ from markupsafe import Markup
 from mmgen.report import page
 
 SHOWN_ORDER = ("image", "text", "audio")
-#: slots of one sample that are shown
-MAX_SLOTS = 12
+#: slots of one sample and modality that are shown
+MAX_SLOTS = 4
 #: a sound is cut to its part of the room, but to no less than this
 MIN_CLIP_BYTES = 24 << 10
 
@@ -62,27 +62,26 @@ class Draw:
 class Room:
     """What pictures and sounds of some samples may take on a page, as characters of their URIs."""
 
-    def __init__(self, samples: Sequence[Facts], slots: Mapping[str, str], *, picture_bytes: int, sound_bytes: int):
-        sounds = sum(bool(row[f"{slot}.present"]) for row in samples for slot in slots if slots[slot] == "audio")
+    def __init__(
+        self, samples: Sequence[Facts], slots: Mapping[str, str], *, picture_bytes: int, sound_bytes: int
+    ) -> None:
+        sounds = sum(slots[slot] == "audio" for row in samples for slot in _chosen(row, slots))
         self.clip_bytes = max(MIN_CLIP_BYTES, sound_bytes // max(1, sounds))
         self.left = {"image": picture_bytes, "audio": sound_bytes}
 
     def shown(self, row: Facts, slots: Mapping[str, str], media: Media) -> dict[str, Any]:
         """A sample for the page: its key, label, split and parts; `further` slots are left out."""
         texts: dict[str, list[str]] = json.loads(row["texts"])
-        there = [slot for slot in slots if row[f"{slot}.present"]]
-        there.sort(key=lambda slot: SHOWN_ORDER.index(slots[slot]))
         parts: list[dict[str, Any]] = []
-        for slot in there[:MAX_SLOTS]:
+        for slot in _chosen(row, slots):
             if slots[slot] == "text":
                 said = texts.get(slot) or [""]
                 parts.append({"slot": slot, "modality": "text", "text": said[0], "more": len(said) - 1})
             else:
                 uri, why = self._uri(row, slot, slots[slot], media)
                 parts.append({"slot": slot, "modality": slots[slot], "uri": uri, "why": why})
-        return {name: row[name] for name in ("key", "label", "split")} | {
-            "parts": parts, "further": len(there) - len(parts)
-        }  # fmt: skip
+        further = sum(bool(row[f"{slot}.present"]) for slot in slots) - len(parts)
+        return {name: row[name] for name in ("key", "label", "split")} | {"parts": parts, "further": further}
 
     def _uri(self, row: Facts, slot: str, modality: str, media: Media) -> tuple[Markup | None, str]:
         """A picture or a sound as a URI; else None, and why."""
@@ -94,6 +93,12 @@ class Room:
             return None, "cannot be shown" if modality == "image" else "cannot be played"
         self.left[modality] -= len(uri)
         return (uri, "") if self.left[modality] >= 0 else (None, "left out: the page stays small")
+
+
+def _chosen(row: Facts, slots: Mapping[str, str]) -> list[str]:
+    """The slots of a sample that are shown: pictures, then texts, then sounds."""
+    there = [slot for slot in slots if row[f"{slot}.present"]]
+    return [slot for kind in SHOWN_ORDER for slot in [each for each in there if slots[each] == kind][:MAX_SLOTS]]
 
 
 def show(

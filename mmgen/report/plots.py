@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 
 from mmgen.report.sketches import Sketch
 
@@ -87,7 +87,7 @@ def histogram(series: Mapping[str, Sketch], xlabel: str, *, bins: int = 30) -> M
         figure, axes = _figure(3.4, 1.9)
         if known:
             whole = sum(known.values(), Sketch())
-            logarithmic = whole.low > 0 and whole.high > SKEWED * whole.quantile(0.5)
+            logarithmic = whole.low > 0 and whole.high > max(SKEWED * whole.quantile(0.5), 100 * whole.low)
             edges = _edges(whole.low, whole.high, bins, logarithmic=logarithmic)
             for place, (name, each) in enumerate(known.items()):
                 shares = each.histogram(edges) / each.n
@@ -99,6 +99,8 @@ def histogram(series: Mapping[str, Sketch], xlabel: str, *, bins: int = 30) -> M
                     axes.stairs(shares, edges, color=colour)
             if logarithmic:
                 axes.set_xscale("log")
+                # matplotlib would write powers as formulas
+                axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
                 axes.xaxis.set_minor_formatter(NullFormatter())
             else:
                 axes.locator_params(axis="x", nbins=5)

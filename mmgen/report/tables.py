@@ -11,7 +11,7 @@ import polars as pl
 from mmgen.modalities.config import AudioSlot, ImageSlot, SlotConfig, TextSlot
 from mmgen.report.page import shorten
 from mmgen.report.shard_report import outliers
-from mmgen.report.tally import Row, Tally
+from mmgen.report.tally import FURTHER, Row, Tally
 
 EXAMPLES = 5
 TOP = 50
@@ -117,7 +117,7 @@ def presence(tally: Tally, splits: Iterable[str]) -> Row:
         slot: {split: tally.present[slot][split] if slot in tally.present else 0 for split in splits} for slot in slots
     }
     most = tally.patterns.top(TOP)
-    patterns = [
+    patterns: list[Row] = [
         {"slots": [slot for slot, flag in zip(slots, pattern, strict=True) if flag == "1"], "rows": rows}
         for pattern, rows in most.items()
     ]
@@ -128,7 +128,7 @@ def presence(tally: Tally, splits: Iterable[str]) -> Row:
 def labels(tally: Tally) -> dict[str, dict[str, int]]:
     """label → split → samples: the most frequent, by name; empty without labels."""
     totals = tally.all_labels()
-    totals.pop("\0", None)
+    totals.pop(FURTHER, None)
     most = sorted(nsmallest(TOP, totals, key=lambda label: (-totals[label], label)))
     return {
         label: {split: names.counts[label] for split, names in sorted(tally.labels.items()) if label in names.counts}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from heapq import nsmallest
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from mmgen.report.sketches import Names, Sketch, cohens_d, ks_statistic, total_variation
@@ -15,6 +15,10 @@ from mmgen.report.sketches import Names, Sketch, cohens_d, ks_statistic, total_v
 CHUNK = 16_384
 #: values of a category, and combinations of slots, that are counted one by one
 MAX_VALUES = 2_000
+#: under what names beyond the limit are counted: no value of a table
+FURTHER = "\0"
+#: names whose shares changed most, of a shift
+MOVED = 3
 NUMERIC = {
     "image": ("width", "height", "bytes"),
     "audio": ("seconds", "rms_db", "peak", "bytes"),
@@ -124,7 +128,7 @@ def _counted(values: pl.Series) -> Iterator[tuple[str, int]]:
 
 
 def _all(names: Names) -> dict[str, int]:
-    return names.counts | ({"\0": names.further} if names.further else {})
+    return names.counts | ({FURTHER: names.further} if names.further else {})
 
 
 def drift(before: Tally, now: Tally) -> list[Row]:
@@ -140,16 +144,25 @@ def drift(before: Tally, now: Tally) -> list[Row]:
         old, new = before.whole(column), now.whole(column)
         if old.n and new.n:
             rows.append(_shift(column, "KS", ks_statistic(old, new), old.mean, new.mean, cohens_d(old, new)))
-    rows.append(_shift("split", "total variation", total_variation(before.rows, now.rows)))
+    named: dict[str, tuple[Mapping[str, int], Mapping[str, int]]] = {"split": (before.rows, now.rows)}
     if before.labels and now.labels:
-        rows.append(_shift("label", "total variation", total_variation(before.all_labels(), now.all_labels())))
-    for column in sorted(now.categories.keys() & before.categories.keys()):
-        was, are = _all(before.categories[column]), _all(now.categories[column])
-        rows.append(_shift(column, "total variation", total_variation(was, are)))
+        named["label"] = before.all_labels(), now.all_labels()
+    for column in now.categories.keys() & before.categories.keys():
+        named[column] = _all(before.categories[column]), _all(now.categories[column])
+    for what, (was, are) in named.items():
+        rows.append(_shift(what, "total variation", total_variation(was, are), moved=_moved(was, are)))
     for slot in now.present.keys() & before.present.keys():
         had, has = (each.present[slot].total() / each.n for each in (before, now))
         rows.append(_shift(f"{slot}.present", "difference", abs(had - has), had, has))
     return sorted(rows, key=lambda row: (-row["effect"], row["what"]))
+
+
+def _moved(was: Mapping[str, int], are: Mapping[str, int]) -> list[tuple[str, float]]:
+    """The names whose shares changed most, and by how much."""
+    whole_was, whole_are = sum(was.values()) or 1, sum(are.values()) or 1
+    change = {name: are.get(name, 0) / whole_are - was.get(name, 0) / whole_was for name in {*was, *are} - {FURTHER}}
+    most = nsmallest(MOVED, change.items(), key=lambda each: (-abs(each[1]), each[0]))
+    return [(name, round(by, 12)) for name, by in most if by]
 
 
 def _shift(
@@ -159,9 +172,10 @@ def _shift(
     before: float | None = None,
     now: float | None = None,
     d: float | None = None,
+    moved: Sequence[tuple[str, float]] = (),
 ) -> Row:
     strength = next((name for edge, name in SHIFTS if effect >= edge), "none")
     return {
-        "what": what, "measure": measure, "effect": float(np.round(effect, 12)), "shift": strength,
-        "before": before, "now": now, "cohens_d": d,
+        "what": what, "measure": measure, "effect": round(effect, 12), "shift": strength,
+        "before": before, "now": now, "cohens_d": d, "moved": list(moved),
     }  # fmt: skip
