@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import multiprocessing
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -153,13 +154,16 @@ def test_many_slots_long_captions_and_large_media_leave_the_page_small() -> None
     )
     rng = np.random.default_rng(0)
     picture, sound = io.BytesIO(), io.BytesIO()
-    Image.fromarray(rng.integers(0, 255, (500, 500, 3), np.uint8)).save(picture, "PNG")
+    Image.fromarray(rng.integers(0, 255, (160, 160, 3), np.uint8)).save(picture, "PNG")
     soundfile.write(sound, rng.normal(0, 0.2, (96_000 * 9, 2)), 96_000, format="WAV", subtype="PCM_16")
     facts = Facts(200, config, batch=64, caption_chars=10_000)
     page, twin = reported(facts, media=Media(picture.getvalue(), sound.getvalue()))
     assert len(page) < BOUND
     assert len(json.dumps(twin)) < 1 << 20
     assert page.count(b"data:audio") > 20
+    pictures = sum(map(len, re.findall(rb"data:image/[^\"]*", page)))
+    assert 0 < pictures <= sum(room["picture_bytes"] for room in data_report.ROOM.values())
+    assert b"left out: the page stays small" in page
     assert b"more slots" in page
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmgen.report.sketches import LARGEST, MAX_VALUES, Names, Sketch, cohens_d, ks_statistic, total_variation
+from mmgen.report.sketches import LARGEST, MAX_VALUES, UNIT, Names, Sketch, cohens_d, ks_statistic, total_variation
 
 NUMBERS = st.lists(st.floats(-LARGEST, LARGEST) | st.integers(-3_000, 3_000).map(float), max_size=60)
 SIZES = st.floats(1e-3, 1e9) | st.integers(1, 100_000).map(float)
@@ -40,6 +40,14 @@ def test_counts_sums_and_range_are_exact(x: list[float]) -> None:
     if x:
         assert (sketch.low, sketch.high) == (min(x), max(x))
         assert sketch.mean == float(sum(map(Fraction, x)) / len(x))
+
+
+@given(st.lists(SIZES | SIZES.map(lambda size: -size), min_size=1, max_size=60))
+def test_squares_are_rounded_once_each_and_added_exactly(x: list[float]) -> None:
+    sketch = Sketch.of(x[:7]) + Sketch.of(x[7:])
+    assert Fraction(sketch.squares, 1 << UNIT) == sum(Fraction(each * each) for each in x)
+    # a difference of large numbers: what is left of it is as sure as the squares
+    assert sketch.variance == pytest.approx(np.var(x), rel=1e-9, abs=1e-12 * max(map(abs, x)) ** 2)
 
 
 @given(st.lists(SIZES, min_size=1, max_size=80), st.floats(0, 1))
