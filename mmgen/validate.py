@@ -24,9 +24,9 @@ from mmgen.modalities.table import MODALITIES
 from mmgen.records import Modality
 from mmgen.report import data_report
 from mmgen.runtime import Runtime, circumstance
-from mmgen.staging import StagedMedia, each_batch, read_facts
+from mmgen.staging import StagedMedia, each_batch
 from mmgen.store import Store
-from mmgen.tables import each_kept, parquet, parquet_of, read_kept
+from mmgen.tables import each_kept, parquet, parquet_of
 from mmgen.verdicts import Base, Decision, decide, digest_words
 
 FAILURE_CAP = 1_000
@@ -45,15 +45,15 @@ def validate(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -
     before = None if runtime.rebuild else artifact.latest(store, "dataset", config.name, passed=True)
     with runtime.progress.bar("validate", staging.facts["inputs"]) as bar, StagedMedia(store, staging) as media:
         decision = _decide(config, staging, media, before, runtime)
-        facts = read_facts(store, staging)
-        base_facts = read_kept(store, before) if before else None
-        if config.validate_.gate.max_drift is not None and base_facts is not None and base_facts.height:
-            shifts = data_report.shifts(facts, decision, slots, base_facts)
-            decision = replace(decision, gate=(*decision.gate, *_drifted(shifts, config.validate_.gate.max_drift)))
+        facts = (facts for facts, _ in each_batch(store, staging))
+        counted = data_report.count(config, decision.verdicts, facts, each_kept(store, before) if before else ())
+        if config.validate_.gate.max_drift is not None:
+            said = _drifted(counted.shifts, config.validate_.gate.max_drift)
+            decision = replace(decision, gate=(*decision.gate, *said))
         draft = Draft(store, "verdicts", config.name, known.fingerprint)
         page, twin = data_report.build(
-            config, decision, facts, staging, media,
-            version=draft.version, fingerprint=known.fingerprint, before=before, before_facts=base_facts,
+            config, decision, counted, staging, media,
+            version=draft.version, fingerprint=known.fingerprint, before=before,
         )  # fmt: skip
         bar.advance(staging.facts["inputs"])
     runtime.progress.say(_summary(decision))

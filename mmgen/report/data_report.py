@@ -1,28 +1,41 @@
-"""The data report: one bounded HTML page about a dataset version, and its JSON twin with the same numbers."""
+"""The data report: one bounded HTML page about a dataset version, and its JSON twin with the same numbers.
+
+Facts stream by once, batch by batch: `count` keeps sketches, counts and a few rows, from which `build` makes the page.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
-from markupsafe import Markup
 
 from mmgen.artifact import Artifact, canonical_json
 from mmgen.config import Config
+from mmgen.errors import IntegrityError
 from mmgen.report import page, plots, tables
+from mmgen.report.gallery import Draw, Facts, Media, show
+from mmgen.report.sketches import MAX_NAMES, Sketch
+from mmgen.report.tally import Tally, columns, drift, gathered
 
 GALLERY = 24
-CLUSTERS_SHOWN = 6
+CLUSTERS_SHOWN, MEMBERS_SHOWN = 6, 3
 PLOTTED = 12
-SHOWN_ORDER = ("image", "text", "audio")
+LABELS_PLOTTED = 30
+CONFIG_CHARS = 200_000
+#: what galleries may take of the page's 10 MB
+ROOM = {"gallery": {"picture_bytes": 1_500_000, "sound_bytes": 4_000_000},
+        "clusters": {"picture_bytes": 800_000, "sound_bytes": 1_200_000}}  # fmt: skip
 
 
 class Judged(Protocol):
-    """What the report tells of: every input's verdict, every rejection and flag, and what the gate said."""
+    """What the report tells of: every input's verdict in row order, every rejection and flag, what the gate said."""
 
     @property
     def verdicts(self) -> pl.DataFrame: ...
@@ -36,28 +49,107 @@ class Judged(Protocol):
     def gate(self) -> Sequence[str]: ...
 
 
-class Media(Protocol):
-    """The staged media."""
+@dataclass(frozen=True)
+class Counted:
+    """What one pass over the facts, and one over those of the base version, leave."""
 
-    def read(self, row: int, slot: str, ext: str) -> bytes:
-        """The bytes of a slot of a row."""
+    now: Tally
+    before: Tally
+    preprocessing: tables.Preprocessing
+    duplicates: dict[str, Any]
+    clusters: list[list[int]]
+    draw: Draw
+
+    @cached_property
+    def shifts(self) -> list[dict[str, Any]]:
+        """tally.drift of the kept rows against the base version, the strongest first; none without a base."""
+        return drift(self.before, self.now)
+
+
+def count(
+    config: Config, verdicts: pl.DataFrame, facts: Iterable[pl.DataFrame], before: Iterable[pl.DataFrame] = ()
+) -> Counted:
+    """Read facts once, and the base version's once, in memory that does not grow with them.
+
+    verdicts: of every input, in row order. facts: frames of staged facts, each in row order. before: frames of facts of
+    the base version's kept rows, with their split. Raises IntegrityError for facts of a row that was not judged.
+    """
+    slots = {name: slot.modality for name, slot in config.slots.items()}
+    repeats = tables.duplicates(verdicts)
+    clusters = tables.cluster_rows(verdicts, repeats["clusters"][:CLUSTERS_SHOWN], MEMBERS_SHOWN)
+    draw = Draw(GALLERY, [row for each in clusters for row in each])
+    now, then, done = Tally(slots), Tally(slots), tables.Preprocessing(config.slots)
+    kept_N = (verdicts["verdict"] == "kept").to_numpy()
+
+    def looked_at() -> Iterator[pl.DataFrame]:
+        wanted = sorted({"row", *columns(slots), *done.columns()})
+        for frame in facts:
+            draw.add(frame, kept_N[_places(verdicts, frame["row"])])
+            yield _narrow(frame, wanted)
+
+    for chunk in gathered(looked_at()):
+        place = _places(verdicts, chunk["row"])
+        kept = _judged(chunk, verdicts, place, slots).filter(pl.Series(kept_N[place]))
+        now.add(kept)
+        done.add(kept)
+    for chunk in gathered(_narrow(frame, columns(slots)) for frame in before):
+        then.add(chunk)
+    return Counted(now, then, done, repeats, clusters, draw)
+
+
+def _narrow(frame: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+    """Those of the columns that are there; polars' `select` would start its query engine for each batch."""
+    return pl.DataFrame([frame.get_column(name) for name in names if name in frame.columns])
+
+
+def _places(verdicts: pl.DataFrame, rows: pl.Series) -> npt.NDArray[np.int64]:
+    """Where the verdicts of these rows stand: they are in row order. Raises IntegrityError if one has none."""
+    rows_N, mine = verdicts["row"].to_numpy(), rows.to_numpy()
+    place = np.searchsorted(rows_N, mine)
+    known = place < len(rows_N)
+    known[known] = rows_N[place[known]] == mine[known]
+    if not known.all():
+        raise IntegrityError(f"staging: facts of row {mine[~known][0]} have no verdict; ingest again")
+    return place
+
+
+def _judged(
+    chunk: pl.DataFrame, verdicts: pl.DataFrame, place: npt.NDArray[np.int64], slots: Mapping[str, str]
+) -> pl.DataFrame:
+    """Facts with the split that was assigned; dropped slots count as absent."""
+    mine = verdicts.select("split", "dropped_slots")[place]
+    changed = [mine["split"]]
+    if int(mine["dropped_slots"].list.len().sum() or 0):
+        for slot in slots:
+            gone = mine["dropped_slots"].list.contains(slot).fill_null(False)
+            changed.append((chunk[f"{slot}.present"] & ~gone).alias(f"{slot}.present"))
+    return chunk.with_columns(changed)
+
+
+def _as_judged(rows: Sequence[Facts], verdicts: pl.DataFrame) -> list[Facts]:
+    """The same of single rows."""
+    mine = verdicts[_places(verdicts, pl.Series([row["row"] for row in rows], dtype=pl.Int64))]
+    return [
+        {**row, "split": split, **{f"{slot}.present": False for slot in dropped or ()}}
+        for row, split, dropped in zip(rows, mine["split"], mine["dropped_slots"].to_list(), strict=True)
+    ]
 
 
 def build(
     config: Config,
     decision: Judged,
-    facts: pl.DataFrame,
+    counted: Counted,
     staging: Artifact,
     media: Media,
     *,
     version: int,
     fingerprint: str,
     before: Artifact | None,
-    before_facts: pl.DataFrame | None,
 ) -> tuple[bytes, bytes]:
     """(page, JSON twin) of the version. Nothing of time or machine is in them: the same inputs give the same bytes."""
-    slots = {name: slot.modality for name, slot in config.slots.items()}
-    kept = _kept(facts, decision, slots)
+    slots, now = counted.now.slots, counted.now
+    first_rows = [int(entry.facts["first_row"]) for entry in staging.by_role("tar")]
+    funnel = tables.funnel(decision.verdicts, decision.quarantine)
     numbers: dict[str, Any] = {
         "dataset": config.name,
         "version": version,
@@ -68,36 +160,33 @@ def build(
         "previous_fingerprint": before.fingerprint if before else None,
         "counts": decision.counts,
         "splits": decision.splits,
-        "funnel": tables.funnel(decision.verdicts, decision.quarantine),
-        "presence": tables.presence(kept, list(slots)),
-        "labels": tables.labels(kept),
-        "distributions": tables.distributions(kept, slots),
-        "categories": tables.categories(kept, slots),
-        "preprocessing": tables.preprocessing(kept, config.slots),
-        "batches": tables.batches(
-            decision.verdicts, [int(entry.facts["first_row"]) for entry in staging.by_role("tar")]
+        "dominant": tables.dominant(funnel, decision.counts["inputs"]),
+        "funnel": funnel,
+        "sources": tables.sources(
+            decision.verdicts, first_rows, folders=config.source.kind in ("folder", "image_folder")
         ),
-        "duplicates": tables.duplicates(decision.verdicts),
-        "changes": _changes(decision, before_facts),
-        "drift": shifts(facts, decision, slots, before_facts),
+        "presence": tables.presence(now, decision.splits),
+        "labels": tables.labels(now),
+        "labels_found": {"distinct": len(now.all_labels()), "at_most": MAX_NAMES, "samples": now.all_labels().total()},
+        "distributions": tables.distributions(now),
+        "categories": tables.categories(now),
+        "preprocessing": counted.preprocessing.table(),
+        "batches": tables.batches(decision.verdicts, first_rows),
+        "duplicates": counted.duplicates,
+        "changes": _changes(decision.verdicts, counted.before.n),
+        "drift": counted.shifts,
         "slots": slots,
     }
     twin = canonical_json(_finite(numbers))
     shown = {
         **numbers,
-        "plots": _plots(kept, slots, numbers),
-        "gallery": _gallery(kept, slots, media),
-        "repeats": _repeats(numbers["duplicates"], facts, slots, media),
-        "config": _identity(config),
+        "batch_count": len(first_rows),
+        "plots": _plots(now, numbers),
+        "gallery": show(_as_judged(counted.draw.drawn, decision.verdicts), slots, media, **ROOM["gallery"]),
+        "repeats": _repeats(counted, decision.verdicts, media),
+        "config": page.shorten(json.dumps(_identity(config), indent=1, ensure_ascii=False), CONFIG_CHARS),
     }
     return page.render("data_report.html.j2", shown), twin
-
-
-def shifts(
-    facts: pl.DataFrame, decision: Judged, slots: Mapping[str, str], before: pl.DataFrame | None
-) -> list[dict[str, Any]]:
-    """tables.drift of the kept rows against those of the base version, the strongest first; none without a base."""
-    return tables.drift(before, _kept(facts, decision, slots), slots) if before is not None and before.height else []
 
 
 def _identity(config: Config) -> dict[str, Any]:
@@ -107,27 +196,11 @@ def _identity(config: Config) -> dict[str, Any]:
     return whole
 
 
-def _kept(facts: pl.DataFrame, decision: Judged, slots: Mapping[str, str]) -> pl.DataFrame:
-    """Facts of the kept rows with their assigned split; dropped slots count as absent."""
-    judged = decision.verdicts.filter(pl.col("verdict") == "kept").select(
-        "row", pl.col("split").alias("assigned"), "dropped_slots"
-    )
-    rows = facts.join(judged, on="row", how="inner", maintain_order="left")
-    gone = [
-        (pl.col(f"{slot}.present") & ~pl.col("dropped_slots").list.contains(slot)).alias(f"{slot}.present")
-        for slot in slots
-    ]
-    return rows.with_columns(*gone, split=pl.col("assigned")).drop("assigned", "dropped_slots")
-
-
-def _changes(decision: Judged, before: pl.DataFrame | None) -> dict[str, int]:
-    """Kept rows against the previous version."""
-    kept = decision.verdicts.filter(pl.col("verdict") == "kept")
-    counts = {change: kept.filter(pl.col("change") == change).height for change in ("new", "unchanged", "changed")}
-    removed = 0
-    if before is not None and before.height:
-        removed = before.join(kept.select("key"), on="key", how="anti").height
-    return {**counts, "removed": removed}
+def _changes(verdicts: pl.DataFrame, before: int) -> dict[str, int]:
+    """Kept rows against the previous version of `before` rows, whose keys are unique: those not met again are gone."""
+    kept = verdicts["change"].filter(verdicts["verdict"] == "kept")
+    counts = {change: int((kept == change).sum()) for change in ("new", "unchanged", "changed")}
+    return {**counts, "removed": max(0, before - counts["unchanged"] - counts["changed"])}
 
 
 def _finite(value: Any) -> Any:
@@ -135,64 +208,30 @@ def _finite(value: Any) -> Any:
     return json.loads(json.dumps(value), parse_constant=lambda _: None)
 
 
-def _plots(kept: pl.DataFrame, slots: Mapping[str, str], numbers: Mapping[str, Any]) -> dict[str, Any]:
+def _plots(now: Tally, numbers: Mapping[str, Any]) -> dict[str, Any]:
     """Inline SVGs: per modality's quantity by split, labels by split."""
     found: dict[str, Any] = {"distributions": [], "labels": None}
-    by_split = {split: kept.filter(pl.col("split") == split) for split in numbers["splits"]}
-    measured = {
-        split: tables.numeric_columns(table, slots) for split, table in by_split.items() if split != "validation"
-    }
     # a quantity that never varies says all in the table
     varied = [column for column, row in numbers["distributions"].items() if row["min"] < row["max"]]
     for column in varied[:PLOTTED]:
-        series = {split: columns[column] for split, columns in measured.items() if column in columns}
+        sketches = now.numbers[column]
+        series = {split: sketches.get(split, Sketch()) for split in numbers["splits"] if split != "validation"}
         unit = tables.unit(column)
         found["distributions"].append(plots.histogram(series, f"{column} [{unit}]" if unit else column))
     if numbers["labels"]:
-        most = dict(list(numbers["labels"].items())[:30])
+        totals = {label: sum(counts.values()) for label, counts in numbers["labels"].items()}
+        most = sorted(sorted(totals, key=lambda label: (-totals[label], label))[:LABELS_PLOTTED])
         found["labels"] = plots.bars(
-            {split: {label: float(counts.get(split, 0)) for label, counts in most.items()} for split in by_split}
-        )
+            {split: {label: float(numbers["labels"][label].get(split, 0)) for label in most}
+             for split in numbers["splits"]}
+        )  # fmt: skip
     return found
 
 
-def _gallery(kept: pl.DataFrame, slots: Mapping[str, str], media: Media) -> list[dict[str, Any]]:
-    """A few samples, drawn by the hash of their key: pictures, players, captions."""
-    keys = sorted(kept["key"].to_list(), key=lambda key: hashlib.sha256(key.encode()).digest())[:GALLERY]
-    rows = {row["key"]: row for row in kept.filter(pl.col("key").is_in(keys)).iter_rows(named=True)}
-    return [_shown(rows[key], slots, media) for key in keys]
-
-
-def _shown(row: Mapping[str, Any], slots: Mapping[str, str], media: Media) -> dict[str, Any]:
-    """One sample for the page."""
-    texts = tables.texts_of(row)
-    parts: list[dict[str, Markup | str | int | None]] = []
-    for slot, modality in sorted(slots.items(), key=lambda each: SHOWN_ORDER.index(each[1])):
-        if not row[f"{slot}.present"]:
-            continue
-        if modality == "text":
-            said = texts.get(slot, [""])
-            parts.append({"slot": slot, "modality": modality, "text": said[0], "more": len(said) - 1})
-        else:
-            data = media.read(row["row"], slot, row[f"{slot}.ext"])
-            parts.append(
-                {
-                    "slot": slot,
-                    "modality": modality,
-                    "uri": page.picture(data) if modality == "image" else page.clip(data),
-                }
-            )
-    return {"key": row["key"], "label": row["label"], "split": row["split"], "parts": parts}
-
-
-def _repeats(
-    duplicates: Mapping[str, Any], facts: pl.DataFrame, slots: Mapping[str, str], media: Media
-) -> list[list[dict[str, Any]]]:
-    """The largest clusters side by side: the exemplar, then what repeats it."""
-    shown = []
-    shown_slots = {slot: modality for slot, modality in slots.items() if modality != "text"}
-    for cluster in duplicates["clusters"][:CLUSTERS_SHOWN]:
-        keys = [cluster["exemplar"], *cluster["key"][:3]]
-        rows = {row["key"]: row for row in facts.filter(pl.col("key").is_in(keys)).iter_rows(named=True)}
-        shown.append([_shown(rows[key], shown_slots, media) for key in keys if key in rows])
-    return shown
+def _repeats(counted: Counted, verdicts: pl.DataFrame, media: Media) -> list[list[dict[str, Any]]]:
+    """The largest clusters side by side: the exemplar, then what repeats it; texts are not compared."""
+    slots = {slot: modality for slot, modality in counted.now.slots.items() if modality != "text"}
+    found = counted.draw.by_row
+    rows = [[found[row] for row in each if row in found] for each in counted.clusters]
+    shown = iter(show(_as_judged([row for each in rows for row in each], verdicts), slots, media, **ROOM["clusters"]))
+    return [[next(shown) for _ in each] for each in rows]

@@ -19,7 +19,10 @@ from PIL import Image, UnidentifiedImageError
 
 #: a picture on a page is at most this large, a clip this long: a page stays a few MB whatever the data is
 PICTURE_SIDE_PX = 160
+#: a PNG beyond it (a photograph, noise) is shown as JPEG
+PICTURE_BYTES = 24 << 10
 CLIP_SECONDS = 8.0
+CLIP_RATE_HZ = 16_000
 
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("mmgen.report", "templates"),
@@ -77,7 +80,7 @@ def data_uri(data: bytes, mime: str) -> Markup:
 
 
 def picture(data: bytes | np.ndarray[Any, Any]) -> Markup | None:
-    """A PNG data URI, shrunk to fit 160 px, of an image file's bytes or of a uint8 array (H, W) or (H, W, 3).
+    """A data URI, shrunk to fit 160 px, of an image file's bytes or of a uint8 array (H, W) or (H, W, 3): PNG or JPEG.
 
     None if the bytes cannot be read.
     """
@@ -89,18 +92,40 @@ def picture(data: bytes | np.ndarray[Any, Any]) -> Markup | None:
         return None
     out = io.BytesIO()
     image.save(out, "PNG", optimize=False)
-    return data_uri(out.getvalue(), "image/png")
+    if out.tell() <= PICTURE_BYTES:
+        return data_uri(out.getvalue(), "image/png")
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=80)
+    return data_uri(out.getvalue(), "image/jpeg")
 
 
-def clip(data: bytes) -> Markup | None:
-    """A playable data URI of an audio file's bytes: mono 16-bit WAV of at most 8 s. None if unreadable."""
+def clip(data: bytes, limit_bytes: int | None = None) -> Markup | None:
+    """A playable data URI of an audio file's bytes: mono 16-bit WAV of at most 8 s and 16 kHz. None if unreadable.
+
+    limit_bytes: what the URI may take; the sound is cut to it.
+    """
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as stream:
             rate = int(stream.samplerate)
-            wave_NC = stream.read(int(rate * CLIP_SECONDS), dtype="float32", always_2d=True)
+            seconds = CLIP_SECONDS
+            if limit_bytes is not None:
+                # two bytes a sample, four characters for three bytes, and the file's head
+                seconds = min(seconds, max(0, limit_bytes - 100) * 3 / 8 / min(rate, CLIP_RATE_HZ))
+            wave_NC = stream.read(int(rate * seconds), dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError, ValueError):
         return None
-    return clip_of(wave_NC.mean(axis=1), rate)
+    if not len(wave_NC):
+        return None
+    return clip_of(*_slower(wave_NC.mean(axis=1), rate))
+
+
+def _slower(wave_N: np.ndarray[Any, Any], rate_hz: int) -> tuple[np.ndarray[Any, Any], int]:
+    """A sound at 16 kHz at most: what lies above 8 kHz is cut from its spectrum."""
+    count = round(len(wave_N) * CLIP_RATE_HZ / rate_hz)
+    if rate_hz <= CLIP_RATE_HZ or count < 2:
+        return wave_N, rate_hz
+    spectrum = np.fft.rfft(wave_N)[: count // 2 + 1]
+    return np.fft.irfft(spectrum, count) * (count / len(wave_N)), CLIP_RATE_HZ
 
 
 def clip_of(wave_N: np.ndarray[Any, Any], rate_hz: int) -> Markup:

@@ -13,11 +13,15 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+
+from mmgen.report.sketches import Sketch
 
 # one hue per series, told apart in print and by colour-blind readers
 COLOURS = ("#2b6cb0", "#d97706", "#2f855a", "#9f1239", "#6b46c1", "#4a5568")
 LABEL_CHARS = 24
+#: greatest value over median from which an axis is logarithmic
+SKEWED = 30
 INK, GRID = "#374151", "#e5e7eb"
 # matplotlib types each key as a literal
 _STYLE: Any = {
@@ -68,42 +72,55 @@ def _svg(figure: Figure) -> Markup:
     text = text[text.index("<svg") :]
     # the page scales a plot by its box; matplotlib's ids repeat between plots and nothing refers to groups
     text = re.sub(r'<g id="[^"]*"', "<g", text)
-    return Markup(text)
+    # the page's style has these two for light and for dark
+    text = re.sub(rf": ?{INK}\b", f": var(--plot-ink, {INK})", text)
+    return Markup(re.sub(rf": ?{GRID}\b", f": var(--plot-grid, {GRID})", text))
 
 
-def histogram(
-    series: Mapping[str, Sequence[float] | npt.NDArray[np.float64]], xlabel: str, *, bins: int = 30
-) -> Markup:
-    """Shares of several samples of one quantity in common bins: the first filled, the others as lines."""
-    values = {name: np.asarray(each, float) for name, each in series.items() if len(each)}
+def histogram(series: Mapping[str, Sketch], xlabel: str, *, bins: int = 30) -> Markup:
+    """Shares of several samples of one quantity in common bins: the first filled, the others as lines.
+
+    A quantity without zeros whose median is far below its greatest value is drawn over a logarithmic axis.
+    """
+    known = {name: each for name, each in series.items() if each.n}
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(3.4, 1.9)
-        if values:
-            everything = np.concatenate(list(values.values()))
-            low, high = float(everything.min()), float(everything.max())
-            pad = 0.5 if low == high else 0.0
-            edges = np.linspace(low - pad, high + pad, bins + 1)
-            for place, (name, each) in enumerate(values.items()):
-                counts, _ = np.histogram(each, edges)
+        if known:
+            whole = sum(known.values(), Sketch())
+            logarithmic = whole.low > 0 and whole.high > max(SKEWED * whole.quantile(0.5), 100 * whole.low)
+            edges = _edges(whole.low, whole.high, bins, logarithmic=logarithmic)
+            for place, (name, each) in enumerate(known.items()):
+                shares = each.histogram(edges) / each.n
                 colour = COLOURS[place % len(COLOURS)]
                 axes.stairs(
-                    counts / len(each),
-                    edges,
-                    fill=place == 0,
-                    color=colour,
-                    alpha=0.35 if place == 0 else 1,
-                    label=name,
-                )
+                    shares, edges, fill=place == 0, color=colour, alpha=0.35 if place == 0 else 1, label=name
+                )  # fmt: skip
                 if place == 0:
-                    axes.stairs(counts / len(each), edges, color=colour)
-        if len(values) > 1:
+                    axes.stairs(shares, edges, color=colour)
+            if logarithmic:
+                axes.set_xscale("log")
+                # matplotlib would write powers as formulas
+                axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+                axes.xaxis.set_minor_formatter(NullFormatter())
+            else:
+                axes.locator_params(axis="x", nbins=5)
+                axes.ticklabel_format(axis="x", useOffset=False)
+        if len(known) > 1:
             _legend(axes)
-        axes.locator_params(axis="x", nbins=5)
-        axes.ticklabel_format(axis="x", useOffset=False)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.locator_params(axis="y", nbins=5)
         axes.set_xlabel(xlabel)
         return _svg(figure)
+
+
+def _edges(low: float, high: float, bins: int, *, logarithmic: bool) -> npt.NDArray[np.float64]:
+    if logarithmic:
+        edges = np.geomspace(low, high, bins + 1)
+        # rounding must not leave the ends out
+        edges[0], edges[-1] = low, high
+        return edges
+    pad = 0.5 if low == high else 0.0
+    return np.linspace(low - pad, high + pad, bins + 1)
 
 
 def bars(series: Mapping[str, Mapping[str, float]], *, ylabel: str = "samples", height: float = 2.0) -> Markup:

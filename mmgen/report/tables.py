@@ -2,96 +2,150 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from heapq import nsmallest
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from mmgen.modalities.config import AudioSlot, ImageSlot, SlotConfig, TextSlot
+from mmgen.report.page import shorten
+from mmgen.report.shard_report import outliers
+from mmgen.report.tally import FURTHER, Row, Tally
 
 EXAMPLES = 5
 TOP = 50
-NUMERIC = {
-    "image": ("width", "height", "bytes"),
-    "audio": ("seconds", "rms_db", "peak", "bytes"),
-    "text": ("chars", "words"),
-}
-CATEGORIES = {"image": ("mode", "ext"), "audio": ("rate_hz", "channels", "ext"), "text": ()}
+#: parts of the source that are told apart, batches that are listed, reasons that are named of a part
+SOURCES, BATCHES, REASONS = 24, 2_000, 5
+#: a reason that hits this share of the inputs or more stands at the top of the page
+MOST = 0.2
+KEY_CHARS, MESSAGE_CHARS = 200, 400
+VERDICTS = ("kept", "quarantined", "dropped")
 UNITS = {"width": "px", "height": "px", "bytes": "bytes", "seconds": "s", "rms_db": "dBFS", "peak": "of full scale"}
-#: |KS| or total variation from which a shift is called so
-SHIFTS = ((0.3, "large"), (0.15, "medium"), (0.05, "small"))
-
-Row = dict[str, Any]
 
 
 def funnel(verdicts: pl.DataFrame, quarantine: pl.DataFrame) -> dict[str, list[Row]]:
     """Per verdict other than kept: reason → inputs, with examples. `flags`: notes on rows that are kept."""
     found: dict[str, list[Row]] = {}
     for verdict in ("quarantined", "dropped"):
-        part = verdicts.filter(pl.col("verdict") == verdict)
-        found[verdict] = [
-            {"reason": reason, "rows": group.height, "examples": _examples(group)}
-            for reason, group in _by_size(part, "reason")
-        ]
-    flags = quarantine.filter(pl.col("severity") == "flag")
-    found["flags"] = [
-        {"reason": reason, "rows": group["row"].n_unique(), "examples": _examples(group)}
-        for reason, group in _by_size(flags, "reason")
-    ]
+        found[verdict] = _by_reason(verdicts, pl.col("verdict") == verdict, pl.len())
+    found["flags"] = _by_reason(quarantine, pl.col("severity") == "flag", pl.col("row").n_unique())
     return found
 
 
-def _by_size(table: pl.DataFrame, column: str) -> list[tuple[str, pl.DataFrame]]:
-    groups = [(str(key[0]), group) for key, group in table.group_by(column, maintain_order=True)]
-    return sorted(groups, key=lambda each: (-each[1].height, each[0]))[:TOP]
+def _by_reason(table: pl.DataFrame, which: pl.Expr, rows: pl.Expr) -> list[Row]:
+    """The most frequent reasons of some rows of a table in row order. Only the examples' texts are ever gathered."""
+    counted = table.lazy().filter(which).group_by("reason").agg(rows.alias("rows")).collect()
+    most = counted.sort(["rows", "reason"], descending=[True, False]).head(TOP)
+    return [
+        {**row, "examples": _examples(table, which & (pl.col("reason") == row["reason"]))} for row in most.to_dicts()
+    ]
 
 
-def _examples(table: pl.DataFrame) -> list[Row]:
-    rows = table.sort("row").head(EXAMPLES).to_dicts()
-    return [{name: row.get(name) for name in ("row", "key", "slot", "message")} for row in rows]
+def _examples(table: pl.DataFrame, which: pl.Expr) -> list[Row]:
+    first = table.select(which.arg_true().head(EXAMPLES)).to_series()
+    return [
+        {
+            "row": row["row"], "key": shorten(row["key"] or "", KEY_CHARS), "slot": row.get("slot"),
+            "message": shorten(row["message"] or "", MESSAGE_CHARS),
+        }
+        for row in table[first].to_dicts()
+    ]  # fmt: skip
 
 
-def presence(kept: pl.DataFrame, slots: Sequence[str]) -> Row:
+def dominant(found: Mapping[str, Sequence[Row]], inputs: int) -> list[Row]:
+    """Reasons that hit MOST of the inputs or more, the most frequent first: what to look at before anything else."""
+    rows = [
+        {"verdict": verdict, "reason": row["reason"], "rows": row["rows"], "share": row["rows"] / inputs,
+         "examples": row["examples"][:3]}
+        for verdict, group in found.items() for row in group if row["rows"] >= MOST * inputs
+    ]  # fmt: skip
+    return sorted(rows, key=lambda row: (-row["rows"], row["reason"]))
+
+
+def sources(verdicts: pl.DataFrame, first_rows: Sequence[int], *, folders: bool) -> Row:
+    """What became of the inputs by the part of the source that they came from.
+
+    folders: keys are paths, and a part is a first folder, the largest first; else a part is a run of rows, of whole
+    batches, in their order. Facts do not say which file of several a row came from.
+    """
+    starts = list(first_rows[:: max(1, -(-len(first_rows) // SOURCES))])
+    if folders:
+        part = verdicts["key"].str.extract("^([^/]*)/").fill_null("(no folder)")
+    else:
+        place_N = np.searchsorted(np.asarray(starts), verdicts["row"].to_numpy(), side="right") - 1
+        part = pl.Series(place_N, dtype=pl.Int64)
+    counted = verdicts.lazy().group_by(part.alias("part"), "verdict", "reason").len().collect()
+    totals = counted.group_by("part").agg(
+        pl.col("len").sum().alias("inputs"),
+        *(pl.col("len").filter(pl.col("verdict") == name).sum().alias(name) for name in VERDICTS),
+    )
+    most = totals.sort(["inputs", "part"], descending=[True, False]) if folders else totals.sort("part")
+    ends = [start - 1 for start in starts[1:]] + verdicts["row"].tail(1).to_list()
+    rows = []
+    for row in most.head(TOP).to_dicts():
+        at = row.pop("part")
+        mine = counted.filter((pl.col("part") == at) & pl.col("reason").is_not_null())
+        reasons = mine.group_by("reason").agg(pl.col("len").sum()).sort(["len", "reason"], descending=[True, False])
+        name = shorten(at, KEY_CHARS) if folders else f"rows {starts[at]} to {ends[at]}"
+        rows.append({"source": name, **row, "reasons": dict(reasons.head(REASONS).iter_rows())})
+    return {"by": "folder" if folders else "rows", "parts": rows, "further": totals.height - len(rows)}
+
+
+def batches(verdicts: pl.DataFrame, first_rows: Sequence[int]) -> list[Row]:
+    """Per staging batch (they begin at `first_rows`): inputs and what became of them.
+
+    Beyond 2,000 batches, runs of them, named by the first. outlier: its share of kept rows is unlike the others'.
+    """
+    step = max(1, -(-len(first_rows) // BATCHES))
+    starts = np.asarray(first_rows[::step])
+    place_N = np.searchsorted(starts, verdicts["row"].to_numpy(), side="right") - 1
+    counts = {"inputs": np.bincount(place_N, minlength=len(starts))}
+    for name in VERDICTS:
+        counts[name] = np.bincount(place_N[(verdicts["verdict"] == name).to_numpy()], minlength=len(starts))
+    odd = outliers((counts["kept"] / np.maximum(1, counts["inputs"])).tolist())
+    return [
+        {"batch": at * step, **{name: int(count_B[at]) for name, count_B in counts.items()}, "outlier": odd[at]}
+        for at in range(len(starts))
+    ]
+
+
+def presence(tally: Tally, splits: Iterable[str]) -> Row:
     """How many kept samples have each slot, in each split, and which combinations there are."""
-    splits = kept["split"].unique(maintain_order=True).to_list()
+    slots = list(tally.slots)
     by_split = {
-        slot: {split: int(kept.filter(pl.col("split") == split)[f"{slot}.present"].sum()) for split in splits}
-        for slot in slots
+        slot: {split: tally.present[slot][split] if slot in tally.present else 0 for split in splits} for slot in slots
     }
-    flags = [pl.col(f"{slot}.present") for slot in slots]
-    counted = kept.select(flags).group_by(flags).len().sort("len", descending=True).head(TOP)
-    patterns = [
-        {"slots": [slot for slot in slots if row[f"{slot}.present"]], "rows": row["len"]} for row in counted.to_dicts()
+    most = tally.patterns.top(TOP)
+    patterns: list[Row] = [
+        {"slots": [slot for slot, flag in zip(slots, pattern, strict=True) if flag == "1"], "rows": rows}
+        for pattern, rows in most.items()
     ]
     patterns.sort(key=lambda each: (-each["rows"], each["slots"]))
-    return {"by_split": by_split, "patterns": patterns, "of": kept.height}
+    return {"by_split": by_split, "patterns": patterns, "of": tally.n, "further": tally.n - sum(most.values())}
 
 
-def labels(kept: pl.DataFrame) -> dict[str, dict[str, int]]:
-    """label → split → samples, the most frequent first; empty without labels."""
-    counted = kept.drop_nulls("label").group_by("label", "split").len()
-    totals = (
-        counted.group_by("label").agg(pl.col("len").sum()).sort(["len", "label"], descending=[True, False]).head(TOP)
-    )
-    wanted = sorted(totals["label"].to_list())
-    table: dict[str, dict[str, int]] = {label: {} for label in wanted}
-    for row in counted.filter(pl.col("label").is_in(wanted)).sort("split").to_dicts():
-        table[row["label"]][row["split"]] = row["len"]
-    return table
+def labels(tally: Tally) -> dict[str, dict[str, int]]:
+    """label → split → samples: the most frequent, by name; empty without labels."""
+    totals = tally.all_labels()
+    totals.pop(FURTHER, None)
+    most = sorted(nsmallest(TOP, totals, key=lambda label: (-totals[label], label)))
+    return {
+        label: {split: names.counts[label] for split, names in sorted(tally.labels.items()) if label in names.counts}
+        for label in most
+    }
 
 
-def distributions(kept: pl.DataFrame, slots: Mapping[str, str]) -> dict[str, Row]:
-    """column → quantiles of the measured values."""
+def distributions(tally: Tally) -> dict[str, Row]:
+    """column → quantiles of the measured values. n, min, max and mean are exact, others to `error` of themselves."""
     found: dict[str, Row] = {}
-    for column, values in numeric_columns(kept, slots).items():
-        if len(values):
-            low, p5, median, p95, high = np.percentile(values, [0, 5, 50, 95, 100])
+    for column in tally.numbers:
+        sketch = tally.whole(column)
+        if sketch.n:
             found[column] = {
-                "n": len(values), "min": float(low), "p5": float(p5), "median": float(median),
-                "p95": float(p95), "max": float(high), "mean": float(values.mean()), "unit": unit(column),
+                "n": sketch.n, "min": sketch.low, "p5": sketch.quantile(0.05), "median": sketch.quantile(0.5),
+                "p95": sketch.quantile(0.95), "max": sketch.high, "mean": sketch.mean, "unit": unit(column),
+                "error": sketch.error,
             }  # fmt: skip
     return found
 
@@ -101,46 +155,42 @@ def unit(column: str) -> str:
     return UNITS.get(column.rsplit(".", 1)[-1], "")
 
 
-def numeric_columns(table: pl.DataFrame, slots: Mapping[str, str]) -> dict[str, npt.NDArray[np.float64]]:
-    """Finite values of each numeric probe column of the present slots."""
-    found: dict[str, npt.NDArray[np.float64]] = {}
-    for slot, modality in slots.items():
-        for name in NUMERIC[modality]:
-            column = f"{slot}.{name}"
-            if column in table.columns:
-                present = table.filter(pl.col(f"{slot}.present"))
-                values = present[column].cast(pl.Float64).drop_nulls().to_numpy()
-                found[column] = values[np.isfinite(values)]
-    return found
-
-
-def categories(kept: pl.DataFrame, slots: Mapping[str, str]) -> dict[str, dict[str, int]]:
+def categories(tally: Tally) -> dict[str, dict[str, int]]:
     """column → value → samples, for probe facts that are names rather than measures."""
-    found: dict[str, dict[str, int]] = {}
-    for slot, modality in slots.items():
-        for name in CATEGORIES[modality]:
-            column = f"{slot}.{name}"
-            if column in kept.columns:
-                found[column] = _counts(kept.filter(pl.col(f"{slot}.present")), column)
-    return found
+    return {column: names.top(TOP) for column, names in tally.categories.items()}
 
 
-def _counts(table: pl.DataFrame, column: str) -> dict[str, int]:
-    counted = table.drop_nulls(column).group_by(pl.col(column).cast(pl.String)).len()
-    return {
-        row[column]: row["len"] for row in counted.sort(["len", column], descending=[True, False]).head(TOP).to_dicts()
-    }
+class Preprocessing:
+    """Counts what the configured preprocessing would do to how many of the kept samples, per slot."""
 
+    def __init__(self, slots: Mapping[str, SlotConfig]) -> None:
+        self._done = {slot: _operations(slot, config) for slot, config in slots.items()}
+        self._rows = {slot: dict.fromkeys(done, 0) for slot, done in self._done.items()}
+        self._of = dict.fromkeys(slots, 0)
 
-def preprocessing(kept: pl.DataFrame, slots: Mapping[str, SlotConfig]) -> dict[str, list[Row]]:
-    """What the configured preprocessing would do to how many of the kept samples, per slot."""
-    found: dict[str, list[Row]] = {}
-    for slot, config in slots.items():
-        table = kept.filter(pl.col(f"{slot}.present"))
-        done = _operations(slot, config)
-        counts = table.select(expression.fill_null(False).sum().alias(what) for what, expression in done.items())
-        found[slot] = [{"what": what, "rows": int(counts[what][0] or 0), "of": table.height} for what in done]
-    return found
+    def columns(self) -> set[str]:
+        """The facts that it looks at."""
+        return {name for done in self._done.values() for each in done.values() for name in each.meta.root_names()}
+
+    def add(self, chunk: pl.DataFrame) -> None:
+        """Count a chunk of kept rows."""
+        asked = []
+        for slot, done in self._done.items():
+            here = pl.col(f"{slot}.present")
+            asked.append(here.sum().alias(f"{slot}."))
+            asked += [(here & each.fill_null(False)).sum().alias(f"{slot}.{what}") for what, each in done.items()]
+        counts = chunk.select(asked).row(0, named=True)
+        for slot, rows in self._rows.items():
+            self._of[slot] += counts[f"{slot}."]
+            for what in rows:
+                rows[what] += counts[f"{slot}.{what}"]
+
+    def table(self) -> dict[str, list[Row]]:
+        """slot → what is done, to how many, of how many."""
+        return {
+            slot: [{"what": what, "rows": count, "of": self._of[slot]} for what, count in rows.items()]
+            for slot, rows in self._rows.items()
+        }
 
 
 def _operations(slot: str, config: SlotConfig) -> dict[str, pl.Expr]:
@@ -180,100 +230,33 @@ def _operations(slot: str, config: SlotConfig) -> dict[str, pl.Expr]:
 
 def duplicates(verdicts: pl.DataFrame) -> Row:
     """Repeats by kind, those that would have leaked, and the largest clusters."""
-    linked = verdicts.drop_nulls("exemplar")
+    linked = (
+        verdicts.lazy().filter(pl.col("exemplar").is_not_null())
+        .select("exemplar", "key", "repeats", "similarity", "verdict", "split").collect()
+    )  # fmt: skip
     kinds = {row["repeats"]: row["len"] for row in linked.group_by("repeats").len().sort("repeats").to_dicts()}
     clusters = (
         linked.group_by("exemplar")
         .agg(pl.col("key").sort().head(EXAMPLES), pl.len().alias("rows"), pl.col("similarity").min())
         .sort(["rows", "exemplar"], descending=[True, False]).head(TOP)
     )  # fmt: skip
-    bridges = verdicts.filter(pl.col("reason") == "bridges_splits").height
-    split_of = verdicts.filter(pl.col("verdict") == "kept").select(
-        pl.col("key").alias("exemplar"), pl.col("split").alias("other")
-    )
-    kept = linked.filter(pl.col("verdict") == "kept").join(split_of, on="exemplar")
-    leaks = kept.filter(pl.col("split") != pl.col("other")).height
+    kept = linked.filter(pl.col("verdict") == "kept")
+    exemplars = (
+        verdicts.lazy().filter((pl.col("verdict") == "kept") & pl.col("key").is_in(kept["exemplar"].unique().implode()))
+        .select(pl.col("key").alias("exemplar"), pl.col("split").alias("other")).collect()
+    )  # fmt: skip
+    leaks = kept.join(exemplars, on="exemplar").filter(pl.col("split") != pl.col("other")).height
+    bridges = int((verdicts["reason"] == "bridges_splits").sum() or 0)
     return {"kinds": kinds, "bridges": bridges, "leaks": leaks, "clusters": clusters.to_dicts()}
 
 
-def batches(verdicts: pl.DataFrame, first_rows: Sequence[int]) -> list[Row]:
-    """Per staging batch (they begin at `first_rows`): inputs and what became of them."""
-    place = np.searchsorted(np.asarray(first_rows), verdicts["row"].to_numpy(), side="right") - 1
-    names = ("kept", "quarantined", "dropped")
-    counted = (
-        verdicts.with_columns(batch=pl.Series(place, dtype=pl.Int64)).group_by("batch")
-        .agg(pl.len().alias("inputs"), *((pl.col("verdict") == name).sum().alias(name) for name in names))
+def cluster_rows(verdicts: pl.DataFrame, clusters: Sequence[Row], members: int) -> list[list[int]]:
+    """The row numbers of each cluster's exemplar and first members."""
+    keys = [[cluster["exemplar"], *cluster["key"][:members]] for cluster in clusters]
+    wanted = pl.Series([key for each in keys for key in each], dtype=pl.String).unique()
+    # a key that occurs twice was judged once: its later rows are quarantined
+    found = dict(
+        verdicts.lazy().filter(pl.col("key").is_in(wanted.implode()) & (pl.col("verdict") != "quarantined"))
+        .select("key", "row").collect().iter_rows()
     )  # fmt: skip
-    return counted.sort("batch").to_dicts()
-
-
-def drift(before: pl.DataFrame, now: pl.DataFrame, slots: Mapping[str, str]) -> list[Row]:
-    """Shifts of every measured quantity against the previous version, the strongest first.
-
-    Numbers: Kolmogorov–Smirnov's statistic (largest gap of cumulative shares) and Cohen's d. Names: total variation.
-    """
-    rows: list[Row] = []
-    old, new = numeric_columns(before, slots), numeric_columns(now, slots)
-    for column in new:
-        if column in old and len(old[column]) and len(new[column]):
-            ks, d = ks_statistic(old[column], new[column]), cohens_d(old[column], new[column])
-            rows.append(_shift(column, "KS", ks, float(old[column].mean()), float(new[column].mean()), d))
-    names = {"label", "split", *categories(now, slots)} & set(before.columns) & set(now.columns)
-    for column in sorted(names):
-        rows.append(_shift(column, "total variation", total_variation(_counts(before, column), _counts(now, column))))
-    for slot in slots:
-        if f"{slot}.present" in before.columns and before.height and now.height:
-            was, came = (float(table[f"{slot}.present"].cast(pl.Float64).mean() or 0.0) for table in (before, now))  # type: ignore[arg-type]
-            rows.append(_shift(f"{slot}.present", "difference", abs(was - came), was, came))
-    return sorted(rows, key=lambda row: (-row["effect"], row["what"]))
-
-
-def _shift(
-    what: str,
-    measure: str,
-    effect: float,
-    before: float | None = None,
-    now: float | None = None,
-    d: float | None = None,
-) -> Row:
-    strength = next((name for edge, name in SHIFTS if effect >= edge), "none")
-    return {
-        "what": what,
-        "measure": measure,
-        "effect": effect,
-        "shift": strength,
-        "before": before,
-        "now": now,
-        "cohens_d": d,
-    }
-
-
-def ks_statistic(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
-    """Largest gap between the two cumulative distributions, 0..1."""
-    a, b = np.sort(a), np.sort(b)
-    everywhere = np.concatenate([a, b])
-    gap = np.searchsorted(a, everywhere, side="right") / len(a) - np.searchsorted(b, everywhere, side="right") / len(b)
-    return float(np.abs(gap).max())
-
-
-def cohens_d(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float | None:
-    """(mean b − mean a) over the pooled standard deviation; None if neither varies and they differ."""
-    pooled = float(np.sqrt((a.var() + b.var()) / 2))
-    difference = float(b.mean() - a.mean())
-    # what does not vary beyond rounding has no scale to measure a difference on
-    rounding = 1e-6 * max(abs(float(a.mean())), abs(float(b.mean())), 1e-12)
-    if pooled <= rounding:
-        return 0.0 if abs(difference) <= rounding else None
-    return difference / pooled
-
-
-def total_variation(a: Mapping[str, int], b: Mapping[str, int]) -> float:
-    """Half the sum of absolute differences of the shares, 0..1."""
-    whole_a, whole_b = sum(a.values()) or 1, sum(b.values()) or 1
-    return sum(abs(a.get(name, 0) / whole_a - b.get(name, 0) / whole_b) for name in {*a, *b}) / 2
-
-
-def texts_of(row: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The texts of a facts row, slot → alternatives."""
-    found: dict[str, list[str]] = json.loads(row["texts"])
-    return found
+    return [[found[key] for key in each if key in found] for each in keys]

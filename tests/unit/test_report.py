@@ -19,6 +19,7 @@ from mmgen.errors import GateError
 from mmgen.ingest import ingest
 from mmgen.modalities.config import AudioSlot, ImageSlot, TextSlot
 from mmgen.report import page, plots, tables
+from mmgen.report.sketches import Sketch
 from mmgen.runtime import Runtime
 from mmgen.shards import shard
 from mmgen.validate import validate
@@ -161,12 +162,10 @@ def test_preprocessing_counts_what_each_slot_would_go_through() -> None:
         "audio.rate_hz": [16_000, 8_000, 16_000, 44_100], "audio.channels": [1, 1, 2, 1],
         "text.present": [True] * 4, "text.words": [3, 9, 2, 1], "text.bytes": [12, 40, 9, 4],
     })  # fmt: skip
-    slots = {"image": ImageSlot(), "audio": AudioSlot(), "text": TextSlot(max_tokens=10)}
-    found = {
-        (slot, row["what"]): (row["rows"], row["of"])
-        for slot, rows in tables.preprocessing(kept, slots).items()
-        for row in rows
-    }
+    done = tables.Preprocessing({"image": ImageSlot(), "audio": AudioSlot(), "text": TextSlot(max_tokens=10)})
+    for part in kept.iter_slices(3):
+        done.add(part)
+    found = {(slot, row["what"]): (row["rows"], row["of"]) for slot, rows in done.table().items() for row in rows}
     assert found == {
         ("image", "enlarged to 32 px"): (1, 3),
         ("image", "reduced to 32 px"): (1, 3),
@@ -179,15 +178,6 @@ def test_preprocessing_counts_what_each_slot_would_go_through() -> None:
         ("text", "surely truncated to 10 tokens"): (1, 4),
         ("text", "possibly truncated to 10 tokens"): (3, 4),
     }
-
-
-def test_effect_sizes() -> None:
-    a, b = np.arange(10.0), np.arange(10.0) + 5
-    assert tables.ks_statistic(a, b) == pytest.approx(0.5)
-    assert tables.ks_statistic(a, a) == 0
-    assert tables.cohens_d(a, b) == pytest.approx(5 / a.std())
-    assert tables.cohens_d(np.ones(3), np.full(3, 2.0)) is None
-    assert tables.total_variation({"x": 1, "y": 1}, {"x": 2}) == pytest.approx(0.5)
 
 
 def test_numbers_for_people() -> None:
@@ -216,7 +206,7 @@ def test_plots_are_the_same_bytes_and_take_any_label() -> None:
     one, two = plots.bars(series), plots.bars(series)
     assert one == two
     assert "<script" not in one
-    assert plots.histogram({"empty": [], "one": [2.0]}, "x").startswith("<svg")
+    assert plots.histogram({"empty": Sketch(), "one": Sketch.of([2.0])}, "x").startswith("<svg")
     assert plots.lines({"a": ([1, 2], [3, 4])}, "x", "y").startswith("<svg")
 
 
