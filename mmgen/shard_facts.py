@@ -108,8 +108,11 @@ class Facts:
 
     def _known(self, part: Part, columns: list[str] | None) -> pl.DataFrame:
         """Facts as they stand in their file; a slot that came after it was written is absent."""
-        facts = pl.scan_parquet(self._store.local_path(part.facts.path), glob=False)
-        there = facts.collect_schema()
+        try:
+            facts = pl.scan_parquet(self._store.local_path(part.facts.path), glob=False)
+            there = facts.collect_schema()
+        except FileNotFoundError:
+            raise _missing(part.facts.path) from None
         later = [slot for slot in self._slots if f"{slot}.present" not in there]
         if columns is not None:
             facts = facts.select(name for name in columns if name in there)
@@ -130,7 +133,10 @@ class Facts:
     def _where(self, part: Part, table: pl.DataFrame) -> list[pl.Series | pl.Expr]:
         """Where the bytes of the rows are. Raises IntegrityError if they are nowhere."""
         path = f"{part.tar.path}.idx"
-        index = TarIndex.from_bytes(self._store.read(path), path)
+        try:
+            index = TarIndex.from_bytes(self._store.read(path), path)
+        except FileNotFoundError:
+            raise _missing(path) from None
         if index.sha256 != part.tar.sha256:
             raise IntegrityError(f"{path}: is not the index of the tar that a manifest names; restore it")
         offsets = {member.name: member.offset for member in index.members}
@@ -140,9 +146,15 @@ class Facts:
             names = [self._member(row, key, slot, ext) if present else None for row, key, ext, present in rows]
             lost = next((name for name in names if name is not None and name not in offsets), None)
             if lost is not None:
-                raise IntegrityError(f"{part.tar.path}: has no '{lost}', which {part.facts.path} tells of")
+                raise IntegrityError(
+                    f"{part.tar.path}: has no '{lost}', which {part.facts.path} tells of; ingest again"
+                )
             columns.append(pl.Series(f"{slot}@", [offsets[name] if name else None for name in names], pl.Int64))
         return columns
+
+
+def _missing(path: str) -> IntegrityError:
+    return IntegrityError(f"{path}: missing; restore it, or ingest again")
 
 
 # ---------------------------------------------------------------- dealt to the shards

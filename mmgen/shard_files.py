@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -79,7 +80,9 @@ class _Tars:
     """Bytes out of many tars of a store, by where they lie."""
 
     def __init__(self, store: Store) -> None:
-        self._store, self._files = store, dict[str, int]()
+        self._files = dict[str, int]()
+        # of a remote store each costs a request
+        self._local = functools.cache(store.local_path)
 
     def read(self, path: str, offset: int, length: int, digest: str) -> bytes:
         """The bytes of this digest. Raises IntegrityError if others, or none, are there."""
@@ -87,7 +90,7 @@ class _Tars:
             if len(self._files) >= OPEN_TARS:
                 self.close()
             try:
-                self._files[path] = os.open(self._store.local_path(path), os.O_RDONLY)
+                self._files[path] = os.open(self._local(path), os.O_RDONLY)
             except FileNotFoundError:
                 raise IntegrityError(f"{path}: missing; restore it, or ingest again") from None
         data = os.pread(self._files[path], length, offset)

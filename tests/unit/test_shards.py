@@ -179,6 +179,17 @@ def test_bytes_that_changed_in_staging_are_not_written(tmp_path: Path, runtime: 
     assert not runtime.store.walk(PLANS), "a run that fails takes its plans away"
 
 
+@pytest.mark.parametrize("role", ["facts", "index", "tar"])
+def test_a_lost_file_of_staging_is_named(role: str, tmp_path: Path, runtime: Runtime) -> None:
+    config = table_config(write_source(tmp_path / "source", 20))
+    staging = ingest(config, {}, runtime)
+    verdicts = validate(config, {"staging": staging}, runtime)
+    path = staging.file(role).path
+    runtime.store.delete(path)
+    with pytest.raises(IntegrityError, match=f"{path}: missing; restore it, or ingest again"):
+        shard(config, {"staging": staging, "verdicts": verdicts}, runtime)
+
+
 def test_an_increment_reads_only_the_batches_of_what_it_writes(tmp_path: Path, runtime: Runtime) -> None:
     parts = {"shard": {"max_samples": 8}, "ingest": {"batch_rows": 10}}
     config = table_config(write_source(tmp_path / "source", 40), **parts)
