@@ -46,7 +46,7 @@ def ingest(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> 
     with runtime.progress.bar("ingest", rows) as bar:
         runtime.map("ingest", stage, work, runtime.workers)
         bar.advance(rows)
-    return _commit(config, inputs, runtime, names, plans.digest(), fresh=len(fresh))
+    return _commit(config, inputs, runtime, names, plans.digest(), fresh=len(fresh), lines=plans.forgotten.lines)
 
 
 def source_digest(config: Config, runtime: Runtime, *, prepare: bool = False) -> str:
@@ -83,13 +83,22 @@ def pending(config: Config, runtime: Runtime) -> Pending:
 
 
 def _commit(
-    config: Config, inputs: Mapping[str, Artifact], runtime: Runtime, names: list[str], digest: str, *, fresh: int
+    config: Config,
+    inputs: Mapping[str, Artifact],
+    runtime: Runtime,
+    names: list[str],
+    digest: str,
+    *,
+    fresh: int,
+    lines: int,
 ) -> Artifact:
     batches = [(name, find_batch(runtime.store, name)) for name in names]
     whole = [batch for _, batch in batches if batch is not None]
     if len(whole) != len(batches):
         lost = next(name for name, batch in batches if batch is None)
         raise IntegrityError(f"staging batch {lost[:12]} is not whole after it was written; run ingest again")
+    if Ledger.read(runtime.store, config.name).lines != lines:
+        raise StoreError(f"staging:{config.name}: keys were forgotten while its source was read; run ingest again")
     mine = identity("ingest", config, inputs, digest)
     draft = Draft(runtime.store, "staging", config.name, mine.fingerprint)
     for batch in whole:
@@ -141,7 +150,7 @@ class _Plans:
     def __init__(self, config: Config, runtime: Runtime) -> None:
         self._config, self._names = config, list[str]()
         self._cache = DigestCache(runtime.store, config.name, rehash=runtime.rehash)
-        self._forgotten = Ledger.read(runtime.store, config.name)
+        self.forgotten = Ledger.read(runtime.store, config.name)
         # a remote store would get the bytes, to give them back: they are fetched again where they are staged
         self._keep = runtime.store.local
         self._failures = 0
@@ -192,12 +201,13 @@ class _Plans:
 
     def _plan(self, row: Row) -> tuple[dict[str, Any], dict[str, bytes], int]:
         rejections = list(row.rejections)
+        # sidecars are read where the row is made
+        failed = next((each.message for each in rejections if each.reason == "file_unreadable"), "")
         sample = row.sample or Sample(row.number, rejections[0].key if rejections else "")
-        if self._forgotten.line_of(sample.key) is not None:
+        if self.forgotten.line_of(sample.key) is not None:
             return self._blank(row.number, sample.key), {}, 0
         media: dict[str, dict[str, Any]] = {}
         embedded: dict[str, bytes] = {}
-        failed = ""
         for slot, ref in sample.media.items():
             try:
                 media[slot] = self._locate(ref) | {"declared": declared(ref.written)}
@@ -223,8 +233,8 @@ class _Plans:
 
     def _blank(self, number: int, key: str) -> dict[str, Any]:
         """A forgotten row: counted, with nothing that was in it."""
-        token = self._forgotten.token(key)
-        said = f"forgotten, line {self._forgotten.line_of(key)} of the ledger"
+        token = self.forgotten.token(key)
+        said = f"forgotten, line {self.forgotten.line_of(key)} of the ledger"
         noted = Rejection(number, token, "ingest", None, "forgotten", "reject", said)
         return {
             "row": number, "key": token, "sample": False, "label": None, "group": None, "split": None, "meta": {},

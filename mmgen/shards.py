@@ -19,7 +19,8 @@ import polars as pl
 from mmgen import artifact
 from mmgen.artifact import Artifact, Draft, FileEntry, Reference, canonical_json
 from mmgen.config import Config
-from mmgen.errors import IntegrityError
+from mmgen.errors import IntegrityError, UnknownReference
+from mmgen.forgotten import Ledger
 from mmgen.identity import STEP_VERSIONS, identity
 from mmgen.records import MODALITIES, ShardInfo
 from mmgen.report import shard_report
@@ -122,7 +123,7 @@ def shard(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> A
     rows = _kept_rows(store, verdicts, staging, slots)
     base = _load_base(store, verdicts, known.config)
     made = plan(pieces_of(rows, slots), base_shards(store, base), config.shard, config.seed)
-    draft = Draft(store, "dataset", config.name, known.fingerprint, version=verdicts.version)
+    draft = Draft(store, "dataset", config.name, known.fingerprint, version=_number(store, verdicts, known.fingerprint))
     infos = [adopt(draft, base, digest) for digest in made.shared] if base else []
     infos += [name_files(draft, info) for info in _write(config.name, made, rows, staging, slots, runtime)]
     _check(infos, rows, verdicts)
@@ -137,10 +138,21 @@ def shard(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> A
         "layout": STEP_VERSIONS["shard"],
     }
     describe(draft, facts, infos)
+    # a forget that ended while this ran has not seen what was written here
+    Ledger.read(store, config.name).refuse(rows["key"].to_list(), f"dataset:{config.name}@{draft.version}")
     return draft.commit(
         step="shard", config=known.config, pin=known.pin, circumstance=circumstance(workers=runtime.workers),
         inputs={role: each.link for role, each in inputs.items()}, facts=facts,
     )  # fmt: skip
+
+
+def _number(store: Store, verdicts: Artifact, fingerprint: str) -> int | None:
+    """The version that the verdicts allotted; None (the next one) if it was cut by other rules before."""
+    try:
+        there = artifact.load(store, "dataset", verdicts.name, verdicts.version)
+    except UnknownReference:
+        return verdicts.version
+    return verdicts.version if there.fingerprint == fingerprint else None
 
 
 def describe(draft: Draft, facts: Mapping[str, Any], infos: Sequence[ShardInfo]) -> None:

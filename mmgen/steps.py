@@ -148,11 +148,20 @@ def decide(
         bad = artifact.damaged(runtime.store, same, rehash=True) if runtime.verify else []
         if not bad:
             return Decision(same, f"unchanged: {same.ref} has the same fingerprint {mine.fingerprint[:12]}")
-        return Decision(None, f"damaged: {bad[0]}" + (f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""))
-    past = artifact.history(runtime.store, step.makes, name) if step.makes != "staging" else []
+        return Decision(None, _damage(bad))
+    if step.makes == "staging":
+        past = [staged] if (staged := artifact.find_staging(runtime.store, mine.fingerprint)) else []
+    else:
+        past = artifact.history(runtime.store, step.makes, name)
+    if lost := next((old for old in past if old.fingerprint == mine.fingerprint), None):
+        return Decision(None, _damage(artifact.damaged(runtime.store, lost)))
     if step.check:
         return _decide_pin(step, config, inputs, runtime, [old for old in past if old.pin == mine.pin], bool(past))
     return Decision(None, _why_changed(past[0] if past else None, mine.config, inputs))
+
+
+def _damage(lines: list[str]) -> str:
+    return f"damaged: {lines[0]}" + (f" (and {len(lines) - 1} more)" if len(lines) > 1 else "")
 
 
 def _moved_on(runtime: Runtime, promotion: Artifact) -> str:
