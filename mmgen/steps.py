@@ -15,7 +15,7 @@ from mmgen import artifact, promotions
 from mmgen.artifact import Artifact, Kind
 from mmgen.config import Config
 from mmgen.diff import differing
-from mmgen.errors import ConfigError, GateError, UserError, unknown_name
+from mmgen.errors import ConfigError, GateError, StoreError, UserError, unknown_name
 from mmgen.identity import identity
 from mmgen.runtime import Runtime
 from mmgen.training.config import PinConfig
@@ -246,7 +246,13 @@ def perform(step: Step, config: Config, inputs: Mapping[str, Artifact], runtime:
             raise GateError(f"{kept.ref} did not pass its gate: {'; '.join(kept.facts.get('gate', []))}")
         return Outcome(step.name, kept, False, why, time.monotonic() - started)
     runtime.progress.say(f"{step.name}: {why}")
-    made: Artifact = _function(step.run)(config, inputs, runtime)
+    try:
+        made: Artifact = _function(step.run)(config, inputs, runtime)
+    except FileNotFoundError as error:
+        # what decided about this run has seen all of its inputs
+        gone = error.filename or str(error)
+        meanwhile = "another command (forget --purge, gc) deleted it meanwhile, or somebody by hand; run the line again"
+        raise StoreError(f"{step.name}: {gone} is gone: {meanwhile}") from error
     return Outcome(step.name, made, True, why, time.monotonic() - started)
 
 

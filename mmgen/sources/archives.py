@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO
 
-from mmgen.errors import SourceError
+from mmgen.errors import SourceError, StoreError
 from mmgen.modalities.config import SlotConfig
 from mmgen.records import MediaRef
 from mmgen.sources.config import SourceConfig
@@ -41,6 +41,10 @@ class ArchiveSource:
             stream = open_uri(uri)
         except FileNotFoundError:
             raise SourceError(f"source.path: {uri}: no such file") from None
+        except StoreError as error:
+            if "://" in uri:
+                raise
+            raise SourceError(f"source.path: {error}") from error
         with stream:
             try:
                 for name, offset, length in scan(stream, uri):
