@@ -279,7 +279,7 @@ def _read(row: int, planned: Mapping[str, Any]) -> bytes:
     try:
         data = _read_span(planned["uri"], planned["span"], planned["size"])
     except OSError as error:
-        raise SourceError(f"row {row}: {planned['uri']} went away while it was ingested: {error}") from error
+        raise SourceError(f"row {row}: {planned['uri']} went away while it was ingested: {error}; run again") from error
     if planned["sha256"] is not None and sha256(data) != planned["sha256"]:
         raise SourceError(
             f"row {row}: {planned['uri']} changed while it was ingested, or its time stamp hides a change; "

@@ -22,7 +22,6 @@ from mmgen.config import Config
 from mmgen.store import Pieces, Store
 from tests.data_sources import table_config, write_source
 from tests.faults.children import (
-    FORGET,
     STEPS,
     broken,
     contents,

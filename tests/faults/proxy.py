@@ -60,7 +60,7 @@ class Proxy:
         """Close the listening socket and every connection, as a machine that dies."""
         with self._lock:
             server, self._server = self._server, None
-            for connection in self._open:
+            for connection in list(self._open):
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
         if server is not None:
@@ -148,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
         if len(sent) < len(data):
             self._break()
 
-    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _pass  # noqa: N815
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _pass
 
     def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes, length: int) -> None:
         self.send_response_only(status)
