@@ -123,7 +123,10 @@ def shard(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> A
     rows = _kept_rows(store, verdicts, staging, slots)
     base = _load_base(store, verdicts, known.config)
     made = plan(pieces_of(rows, slots), base_shards(store, base), config.shard, config.seed)
-    draft = Draft(store, "dataset", config.name, known.fingerprint, version=_number(store, verdicts, known.fingerprint))
+    version = _number(store, verdicts, known.fingerprint)
+    if runtime.verify and version is not None:
+        _drop_damaged_facts(store, config.name, version)
+    draft = Draft(store, "dataset", config.name, known.fingerprint, version=version)
     infos = [adopt(draft, base, digest) for digest in made.shared] if base else []
     infos += [name_files(draft, info) for info in _write(config.name, made, rows, staging, slots, runtime)]
     _check(infos, rows, verdicts)
@@ -153,6 +156,14 @@ def _number(store: Store, verdicts: Artifact, fingerprint: str) -> int | None:
     except UnknownReference:
         return verdicts.version
     return verdicts.version if there.fingerprint == fingerprint else None
+
+
+def _drop_damaged_facts(store: Store, name: str, version: int) -> None:
+    """What is there stays as it is where it can be read, whatever bits were flipped in it: here it was looked at."""
+    if version in artifact.versions(store, "dataset", name):
+        for entry in artifact.load(store, "dataset", name, version).by_role("facts"):
+            if artifact.damage(store, entry, rehash=True):
+                store.delete(entry.path)
 
 
 def describe(draft: Draft, facts: Mapping[str, Any], infos: Sequence[ShardInfo]) -> None:
