@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 
 from mmgen.errors import OutsideError
-from mmgen.runtime import Progress
+from mmgen.runtime import Progress, end_with_parent
 
 # at most this many task runs per map, so that a line of several mapped steps stays within a few hundred (law 10)
 TASKS_PER_MAP = 64
@@ -78,7 +78,7 @@ class BatchMapper:
     def _in_processes(
         self, what: str, function: Callable[..., Any], parts: list[Bundle], workers: int, bar: Any
     ) -> list[Any]:
-        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _leave_interrupts_to_the_parent)
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _leave_endings_to_the_parent)
 
         def in_process(function: Callable[..., Any], bundle: Bundle) -> list[Any]:
             return pool.submit(run_bundle, function, bundle).result()
@@ -110,5 +110,6 @@ def _batch_task(what: str, index: int, count: int, function: Callable[..., Any])
     )  # fmt: skip
 
 
-def _leave_interrupts_to_the_parent() -> None:
+def _leave_endings_to_the_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()

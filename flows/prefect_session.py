@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -26,6 +27,8 @@ T = TypeVar("T")
 START_SECONDS = 120.0
 CONFIGURED_SECONDS = 10.0
 STOP_SECONDS = 15.0
+#: a disk with less is no place for a server's database
+ROOM_BYTES = 16 << 20
 SERVER_LOG = "server.log"
 
 # what a server of our own needs to be quick and quiet: no page, no telemetry, nothing that only deployments use
@@ -66,8 +69,14 @@ class PrefectServer:
                 break
             time.sleep(0.05)
         if self.own:
-            raise OutsideError(f"the store's Prefect server did not come up; see its log {self.log}")
+            raise OutsideError(f"the store's Prefect server did not come up; see its log {self.log}{_room(self.log)}")
         raise OutsideError(f"PREFECT_API_URL: no Prefect server answers at {self.url}; start it or unset the variable")
+
+
+def _room(log: Path | None) -> str:
+    """What a server that found no room for its database could not write into its log."""
+    free = shutil.disk_usage(log.parent).free if log else ROOM_BYTES
+    return f" (only {free >> 10:,} KiB are free on its disk)" if free < ROOM_BYTES else ""
 
 
 def home_of(store: Store) -> Path:

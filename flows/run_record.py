@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mmgen.errors import StoreError
 from mmgen.store import Store
 
 logger = logging.getLogger("mmgen")
@@ -99,10 +100,17 @@ def recorded_run(store: Store, name: str, prefect: str | None = None) -> Iterato
                     logger.exception("the run failed")
                     error.add_note(f"the log is {store.full(record.log)}")
                 raise
-    finally:
-        _current.reset(token)
+    except BaseException:
+        record.ended = _now()
+        # a store that is full or away is told by what stopped the run, not by its record
+        with contextlib.suppress(StoreError):
+            _write(store, record)
+        raise
+    else:
         record.ended = _now()
         _write(store, record)
+    finally:
+        _current.reset(token)
 
 
 def recorded_runs(store: Store, newest: int | None = None) -> list[dict[str, Any]]:
@@ -132,6 +140,17 @@ def _write(store: Store, record: RunRecord) -> None:
     store.write(f"runs/{record.run}/run.json", json.dumps(record.to_json(), indent=1, ensure_ascii=False).encode())
 
 
+def _close(handler: logging.Handler) -> None:
+    # what the log still held may find no room
+    with contextlib.suppress(OSError):
+        handler.close()
+
+
+def _keep_log(store: Store, path: str, file: Path) -> None:
+    with contextlib.suppress(StoreError):
+        store.write(path, file.read_bytes())
+
+
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -151,10 +170,10 @@ def _logging_to(store: Store, path: str) -> Iterator[None]:
             file.parent.mkdir(parents=True, exist_ok=True)
         else:
             file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "log.txt"
-            stack.callback(lambda: store.write(path, file.read_bytes()))
+            stack.callback(lambda: _keep_log(store, path, file))
         handler = logging.FileHandler(file, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
-        stack.callback(handler.close)
+        stack.callback(_close, handler)
         root = logging.getLogger()
         before, level, show = root.handlers[:], root.level, warnings.showwarning
         root.handlers[:] = [handler]
@@ -162,8 +181,11 @@ def _logging_to(store: Store, path: str) -> Iterator[None]:
         # a line per request would drown the rest
         logging.getLogger("httpx").setLevel(logging.WARNING)
         logging.captureWarnings(True)
+        # a line that finds no room in the log is lost, and no traceback on the terminal
+        loud, logging.raiseExceptions = logging.raiseExceptions, False
 
         def restore() -> None:
+            logging.raiseExceptions = loud
             logging.captureWarnings(False)
             warnings.showwarning = show
             root.handlers[:] = before

@@ -175,14 +175,12 @@ def kind_folder(kind: Kind, name: str) -> str:
     match kind:
         case "staging":
             return "staging"
+        case "evalset" | "promotion":
+            return f"{kind}s/{name}"
         case "dataset" | "verdicts":
             return f"datasets/{name}/versions"
         case "model":
             return f"models/{name}/versions"
-        case "evalset":
-            return f"evalsets/{name}"
-        case "promotion":
-            return f"promotions/{name}"
         case "codecs" | "features" | "judges" | "scores":
             return f"{kind}/{name}/versions"
 
@@ -262,8 +260,7 @@ def find_staging(store: Store, fingerprint: str) -> Artifact | None:
 def history(store: Store, kind: Kind, name: str) -> list[Artifact]:
     """All committed versions, newest first. Stagings by their recorded ordinal."""
     if kind == "staging":
-        mine = [artifact for artifact in _stagings(store) if artifact.name == name]
-        return sorted(mine, key=lambda artifact: artifact.version, reverse=True)
+        return sorted((each for each in _stagings(store) if each.name == name), key=lambda each: -each.version)
     return [load(store, kind, name, number) for number in reversed(versions(store, kind, name))]
 
 
@@ -308,37 +305,35 @@ def damage(store: Store, entry: FileEntry, *, rehash: bool) -> str | None:
 class Draft:
     """A version in the making: claims a number, takes files, ends in one create-only put of the manifest.
 
-    A claim is a small create-only file with the fingerprint. A run that died leaves its claim; the same work,
-    started again, takes the same number and writes the same names, and any other work takes the next number.
+    A claim is a small create-only file with the fingerprint (or `work`, where the bytes follow from more than that).
+    The same work takes the same number and names, after a run that died or beside one; any other work takes the next.
     """
 
-    def __init__(self, store: Store, kind: Kind, name: str, fingerprint: str, *, version: int | None = None) -> None:
+    def __init__(
+        self, store: Store, kind: Kind, name: str, fingerprint: str, *, version: int | None = None, work: str = ""
+    ) -> None:
         self.store, self.kind, self.name, self.fingerprint = store, kind, check_name(name), fingerprint
+        self.work = work or fingerprint
         self.files: list[FileEntry] = []
         self.version = self._claim() if version is None else version
         self.folder = version_folder(kind, name, self.version, fingerprint)
+        self.manifest = f"{self.folder}/manifest.json" if kind == "staging" else manifest_path(kind, name, self.version)
 
     def _claim(self) -> int:
         if self.kind == "staging":
             return 1 + max((artifact.version for artifact in history(self.store, "staging", self.name)), default=0)
         folder = kind_folder(self.kind, self.name)
-        taken = [int(entry) for entry in self.store.names(folder) if entry.isdigit()]
-        number = max(taken, default=0)
-        if number and self._claimed_by_same(folder, number):
-            return number
-        while True:
+        number = max((int(entry) for entry in self.store.names(folder) if entry.isdigit()), default=1)
+        while not self._claimed(folder, number):
             number += 1
-            if self.store.create(f"{folder}/{number}/claim", self.fingerprint.encode()):
-                return number
+        return number
 
-    def _claimed_by_same(self, folder: str, number: int) -> bool:
+    def _claimed(self, folder: str, number: int) -> bool:
+        """Whether the number is this work's: claimed now, or before by the same work and never committed."""
         if self.store.exists(manifest_path(self.kind, self.name, number)):
             return False
-        try:
-            return self.store.read(f"{folder}/{number}/claim").decode() == self.fingerprint
-        except FileNotFoundError:
-            # a run that died while it claimed leaves the folder alone
-            return self.store.create(f"{folder}/{number}/claim", self.fingerprint.encode())
+        claim, work = f"{folder}/{number}/claim", self.work.encode()
+        return self.store.create(claim, work) or self.store.read(claim) == work
 
     def put(self, name: str, data: bytes, role: str, **facts: Any) -> FileEntry:
         """Write a file into the version's folder and name it in the manifest."""
@@ -346,8 +341,17 @@ class Draft:
 
     def put_at(self, path: str, data: bytes, role: str, **facts: Any) -> FileEntry:
         """Write a file anywhere in the store (shared, content-addressed files) and name it in the manifest."""
-        self.store.write(path, data)
-        return self.adopt(FileEntry(path, len(data), sha256(data), role, facts))
+        entry = FileEntry(path, len(data), sha256(data), role, facts)
+        if self._theirs(path) in (None, entry.sha256):
+            self.store.write(path, data)
+        return self.adopt(entry)
+
+    def _theirs(self, path: str) -> str | None:
+        """The sha256 that a manifest of this number records for `path`: what another run committed stays as it is."""
+        if not path.startswith(f"{self.folder}/") or not self.store.exists(self.manifest):
+            return None
+        committed = Artifact.from_json(self.store.read(self.manifest), self.manifest)
+        return next((entry.sha256 for entry in committed.files if entry.path == path), None)
 
     def adopt(self, entry: FileEntry) -> FileEntry:
         """Name a file that is already in the store."""
@@ -365,15 +369,12 @@ class Draft:
         passed: bool = True,
         circumstance: Mapping[str, Any] | None = None,
     ) -> Artifact:
-        """Put the manifest. If another run committed this number first, its artifact is returned if it is the
-        same work, else StoreError: start again."""
+        """Put the manifest. What another run put first stands if it is the same work, else StoreError: start again."""
         artifact = Artifact(
             self.kind, self.name, self.version, self.fingerprint, pin, step, dict(config), dict(inputs),
             tuple(self.files), dict(facts), passed, dict(circumstance or {}),
         )  # fmt: skip
-        staged = self.kind == "staging"
-        path = f"{self.folder}/manifest.json" if staged else manifest_path(self.kind, self.name, self.version)
-        manifest = artifact.to_json()
+        path, manifest = self.manifest, artifact.to_json()
         if self.store.create(path, manifest):
             # as a later reader has it: keys sorted, tuples as lists
             return Artifact.from_json(manifest, path)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from mmgen.errors import StoreError
 from mmgen.store import Store
 
 FOLDER = "forgotten"
@@ -47,6 +48,14 @@ class Ledger:
         """The line that names `key`."""
         # the usual case: an empty ledger costs no hashing
         return self.hashes.get(_hash(key, self.salt)) if self.hashes else None
+
+    def refuse(self, keys: Iterable[str], what: str) -> None:
+        """Raises StoreError if any of `keys` was forgotten while `what` was made, or what it is made from."""
+        if known := [key for key in keys if self.line_of(key) is not None]:
+            raise StoreError(
+                f"{what}: {len(known)} of its keys were forgotten since its source was read; run the line again from "
+                "ingest on (`mmgen gc` deletes what this run has written)"
+            )
 
     def token(self, key: str) -> str:
         """What stands for a forgotten key in tables: the same for the same key, and not the key."""

@@ -30,6 +30,7 @@ def ingest(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> 
     facts: {"inputs", "rows", "rejected", "reasons"}; inputs = rows with facts + rows rejected as a whole.
     Raises ConfigError, SourceError for a source that is not as declared or has gone away.
     """
+    lines = Ledger.read(runtime.store, config.name).lines
     with runtime.progress.bar("reading the source", None) as bar:
         # the look at the source that decided about this run has planned its batches, if nothing changed since
         batches = _looked(config, runtime) or _planned(config, runtime, bar)
@@ -40,7 +41,7 @@ def ingest(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> 
     with runtime.progress.bar("ingest", rows := sum(rows for _, rows in fresh)) as bar:
         runtime.map("ingest", stage, work, runtime.workers)
         bar.advance(rows)
-    return _commit(config, inputs, runtime, [name for name, _ in batches], fresh=len(fresh))
+    return _commit(config, inputs, runtime, [name for name, _ in batches], fresh=len(fresh), lines=lines)
 
 
 def _looked(config: Config, runtime: Runtime) -> Sequence[tuple[str, int]] | None:
@@ -107,13 +108,15 @@ def pending(config: Config, runtime: Runtime) -> Pending:
 
 
 def _commit(
-    config: Config, inputs: Mapping[str, Artifact], runtime: Runtime, names: list[str], *, fresh: int
+    config: Config, inputs: Mapping[str, Artifact], runtime: Runtime, names: list[str], *, fresh: int, lines: int
 ) -> Artifact:
     batches = [(name, find_batch(runtime.store, name)) for name in names]
     whole = [batch for _, batch in batches if batch is not None]
     if len(whole) != len(batches):
         lost = next(name for name, batch in batches if batch is None)
         raise IntegrityError(f"staging batch {lost[:12]} is not whole after it was written; run ingest again")
+    if Ledger.read(runtime.store, config.name).lines != lines:
+        raise StoreError(f"staging:{config.name}: keys were forgotten while its source was read; run ingest again")
     mine = identity("ingest", config, inputs, _digest(names))
     draft = Draft(runtime.store, "staging", config.name, mine.fingerprint)
     for batch in whole:
@@ -239,12 +242,13 @@ class _Plans:
     def _plan(self, row: Row) -> tuple[dict[str, Any], dict[str, bytes], int]:
         rejections = list(row.rejections)
         self._refused |= any(each.reason == "path_refused" for each in rejections)
+        # sidecars are read where the row is made
+        failed = next((each.message for each in rejections if each.reason == "file_unreadable"), "")
         sample = row.sample or Sample(row.number, rejections[0].key if rejections else "")
         if self._forgotten.line_of(sample.key) is not None:
             return self._blank(row.number, sample.key), {}, 0
         media: dict[str, dict[str, Any]] = {}
         embedded: dict[str, bytes] = {}
-        failed = ""
         for slot, ref in sample.media.items():
             try:
                 media[slot] = self._locate(ref) | {"declared": declared(ref.written)}

@@ -6,12 +6,13 @@ import contextlib
 import os
 import platform
 import subprocess
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Any, Protocol
 
 from mmgen.store import Store
@@ -60,8 +61,23 @@ def map_local(
     """
     if workers <= 1 or len(arguments) <= 1:
         return [function(*each) for each in arguments]
-    with ProcessPoolExecutor(min(workers, len(arguments)), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(workers, len(arguments)), get_context("spawn"), end_with_parent) as pool:
         return list(pool.map(function, *zip(*arguments, strict=True)))
+
+
+def end_with_parent() -> None:
+    """For a worker process at its start: it ends when its parent does, however that one ends.
+
+    Left alone, a pool's workers do what is queued and then wait for ever.
+    """
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent,), name="end-with-parent", daemon=True).start()
+
+
+def _end_after(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ import polars as pl
 from mmgen import artifact
 from mmgen.artifact import Artifact, Draft, FileEntry, Reference
 from mmgen.config import Config
-from mmgen.errors import IntegrityError, StoreError
+from mmgen.errors import IntegrityError, StoreError, UnknownReference
+from mmgen.forgotten import Ledger
 from mmgen.identity import STEP_VERSIONS, identity
 from mmgen.records import ShardInfo
 from mmgen.report import shard_report
@@ -51,7 +52,10 @@ def shard(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> A
     base = _load_base(store, verdicts, known.config)
     facts_of = Facts(store, staged_parts(inputs["staging"]), slots, _staged_name, kept, dropped)
     made = plan(kept, base_shards(store, base) if base else (), config.shard, config.seed, facts_of.sizes)
-    draft = Draft(store, "dataset", config.name, known.fingerprint, version=verdicts.version)
+    version = _number(store, verdicts, known.fingerprint)
+    if runtime.verify and version is not None:
+        _drop_damaged_facts(store, config.name, version)
+    draft = Draft(store, "dataset", config.name, known.fingerprint, version=version)
     infos = adopt(draft, base, made.shared) if base else []
     infos += [name_files(draft, entries) for entries in _write(config.name, made, facts_of, slots, runtime)]
     _check(infos, kept.height, verdicts)
@@ -67,10 +71,29 @@ def shard(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> A
         "layout": STEP_VERSIONS["shard"],
     }
     describe(draft, facts, infos, stats)
+    # a forget that ended while this ran has not seen what was written here
+    Ledger.read(store, config.name).refuse(kept["key"], f"dataset:{config.name}@{draft.version}")
     return draft.commit(
         step="shard", config=known.config, pin=known.pin, circumstance=circumstance(workers=runtime.workers),
         inputs={role: each.link for role, each in inputs.items()}, facts=facts,
     )  # fmt: skip
+
+
+def _number(store: Store, verdicts: Artifact, fingerprint: str) -> int | None:
+    """The version that the verdicts allotted; None (the next one) if it was cut by other rules before."""
+    try:
+        there = artifact.load(store, "dataset", verdicts.name, verdicts.version)
+    except UnknownReference:
+        return verdicts.version
+    return verdicts.version if there.fingerprint == fingerprint else None
+
+
+def _drop_damaged_facts(store: Store, name: str, version: int) -> None:
+    """What is there stays as it is where it can be read, whatever bits were flipped in it: here it was looked at."""
+    if version in artifact.versions(store, "dataset", name):
+        for entry in artifact.load(store, "dataset", name, version).by_role("facts"):
+            if artifact.damage(store, entry, rehash=True):
+                store.delete(entry.path)
 
 
 def describe(

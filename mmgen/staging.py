@@ -105,8 +105,11 @@ class StagedMedia:
         """The source's bytes of a slot. Raises KeyError if it was not staged, IntegrityError if they changed."""
         path = next(path for first, path in reversed(self._tars) if first <= row)
         if path not in self._readers:
-            index = TarIndex.from_bytes(self._store.read(f"{path}.idx"), f"{path}.idx")
-            self._readers[path] = TarReader(self._store.local_path(path), index)
+            try:
+                index = TarIndex.from_bytes(self._store.read(f"{path}.idx"), f"{path}.idx")
+                self._readers[path] = TarReader(self._store.local_path(path), index)
+            except FileNotFoundError as error:
+                raise IntegrityError(f"{path}: it or its index is gone (purged, perhaps); run ingest again") from error
         return self._readers[path].read(member_name(row, slot, ext))
 
     def close(self) -> None:
@@ -138,9 +141,15 @@ def is_planned(store: Store, name: str) -> bool:
 def _read_plan(store: Store, name: str) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
     import tarfile
 
-    with tarfile.open(fileobj=io.BytesIO(store.read(f"{FOLDER}/{name}.plan.tar")), mode="r:") as tar:
-        members = {info.name: stream.read() for info in tar if (stream := tar.extractfile(info)) is not None}
-    return json.loads(members.pop("rows.json")), members
+    path = f"{FOLDER}/{name}.plan.tar"
+    data = store.read(path)
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            members = {info.name: stream.read() for info in tar if (stream := tar.extractfile(info)) is not None}
+        return json.loads(members.pop("rows.json")), members
+    except (tarfile.TarError, OSError, EOFError, KeyError, ValueError) as error:
+        store.delete(path)
+        raise IntegrityError(f"{path}: not a whole plan, it was deleted; run ingest again") from error
 
 
 # ---------------------------------------------------------------- staging
@@ -270,7 +279,7 @@ def _read(row: int, planned: Mapping[str, Any]) -> bytes:
     try:
         data = _read_span(planned["uri"], planned["span"], planned["size"])
     except OSError as error:
-        raise SourceError(f"row {row}: {planned['uri']} went away while it was ingested: {error}") from error
+        raise SourceError(f"row {row}: {planned['uri']} went away while it was ingested: {error}; run again") from error
     if planned["sha256"] is not None and sha256(data) != planned["sha256"]:
         raise SourceError(
             f"row {row}: {planned['uri']} changed while it was ingested, or its time stamp hides a change; "

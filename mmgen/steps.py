@@ -15,7 +15,7 @@ from mmgen import artifact, promotions
 from mmgen.artifact import Artifact, Kind
 from mmgen.config import Config
 from mmgen.diff import differing
-from mmgen.errors import ConfigError, GateError, UserError, unknown_name
+from mmgen.errors import ConfigError, GateError, StoreError, UserError, unknown_name
 from mmgen.identity import identity
 from mmgen.runtime import Runtime
 from mmgen.training.config import PinConfig
@@ -148,17 +148,22 @@ def decide(
         bad = artifact.damaged(runtime.store, same, rehash=True) if runtime.verify else []
         if not bad:
             return Decision(same, f"unchanged: {same.ref} has the same fingerprint {mine.fingerprint[:12]}")
-        return Decision(None, f"damaged: {bad[0]}" + (f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""))
-    past = artifact.history(runtime.store, step.makes, name)
+        return Decision(None, _damage(bad))
+    if step.makes == "staging":
+        past = [staged] if (staged := artifact.find_staging(runtime.store, mine.fingerprint)) else []
+    else:
+        past = artifact.history(runtime.store, step.makes, name)
+    if lost := next((old for old in past if old.fingerprint == mine.fingerprint), None):
+        bad = artifact.damaged(runtime.store, lost)
+        said = f"files of {lost.ref} are damaged or gone, {len(bad)} of {len(lost.files)}: "
+        return Decision(None, said + "".join(bad[:1]))
     if step.check:
         return _decide_pin(step, config, inputs, runtime, [old for old in past if old.pin == mine.pin], bool(past))
-    lost = next((old for old in past if old.fingerprint == mine.fingerprint), None)
-    if lost is not None:
-        bad = artifact.damaged(runtime.store, lost)
-        return Decision(
-            None, f"files of {lost.ref} are damaged or gone, {len(bad)} of {len(lost.files)}: " + "".join(bad[:1])
-        )
     return Decision(None, _why_changed(past[0] if past else None, mine.config, inputs))
+
+
+def _damage(lines: list[str]) -> str:
+    return f"damaged: {lines[0]}" + (f" (and {len(lines) - 1} more)" if len(lines) > 1 else "")
 
 
 def _moved_on(runtime: Runtime, promotion: Artifact) -> str:
@@ -246,7 +251,13 @@ def perform(step: Step, config: Config, inputs: Mapping[str, Artifact], runtime:
             raise GateError(f"{kept.ref} did not pass its gate: {'; '.join(kept.facts.get('gate', []))}")
         return Outcome(step.name, kept, False, why, time.monotonic() - started)
     runtime.progress.say(f"{step.name}: {why}")
-    made: Artifact = _function(step.run)(config, inputs, runtime)
+    try:
+        made: Artifact = _function(step.run)(config, inputs, runtime)
+    except FileNotFoundError as error:
+        # what decided about this run has seen all of its inputs
+        gone = error.filename or str(error)
+        meanwhile = "another command (forget --purge, gc) deleted it meanwhile, or somebody by hand; run the line again"
+        raise StoreError(f"{step.name}: {gone} is gone: {meanwhile}") from error
     return Outcome(step.name, made, True, why, time.monotonic() - started)
 
 

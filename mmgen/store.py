@@ -6,6 +6,7 @@ a manifest's put a commit (law 4).
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import errno
 import hashlib
@@ -19,9 +20,13 @@ from typing import IO, Any
 
 import fsspec
 
-from mmgen.errors import StoreError
+from mmgen.errors import SourceError, StoreError
 
 CHUNK_BYTES = 1 << 20
+#: attempts of a request to S3, the first one included: some ten seconds until a server that is away is told
+S3_ATTEMPTS = 5
+#: seconds a web server may take to accept a connection, and to send the next bytes
+CONNECT_SECONDS, SILENT_SECONDS = 10, 30
 
 
 def sha256(data: bytes) -> str:
@@ -66,12 +71,67 @@ def _client_errors() -> tuple[type[Exception], ...]:
     return (*((s3.BotoCoreError,) if s3 else ()), *((http.ClientError,) if http else ()))
 
 
+def _filesystem(uri: str) -> tuple[Any, str]:
+    """fsspec's file system of `uri` and the path in it, with a patience of seconds. What the user set goes before."""
+    scheme = uri.partition("://")[0] if "://" in uri else "file"
+    if scheme in ("http", "https"):
+        fsspec.get_filesystem_class(scheme)
+        # its own is five minutes for a whole file, however slowly or quickly it comes
+        limits = sys.modules["aiohttp"].ClientTimeout(
+            total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENT_SECONDS
+        )
+        own = fsspec.config.conf.get(scheme, {}).get("client_kwargs", {})
+        fs, path = fsspec.core.url_to_fs(uri, client_kwargs={"timeout": limits, **own})
+    elif scheme in ("s3", "s3a"):
+        own = fsspec.config.conf.get(scheme, {}).get("config_kwargs", {})
+        # "standard" ends soon for many requests to a server that is away: they share a quota of retries
+        ours = {} if _has_aws_retries() else {"retries": {"mode": "standard", "total_max_attempts": S3_ATTEMPTS}}
+        fs, path = fsspec.core.url_to_fs(uri, config_kwargs={**ours, **own})
+        # it repeats all that its client has repeated already; twice is for answers that break off
+        fs.retries = 2
+    else:
+        fs, path = fsspec.core.url_to_fs(uri)
+    return fs, path
+
+
+def _has_aws_retries() -> bool:
+    """Whether the environment, or the profile of the AWS configuration file, says how often requests are repeated."""
+    if {"AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE"} & os.environ.keys():
+        return True
+    read = configparser.ConfigParser(interpolation=None, strict=False)
+    with contextlib.suppress(configparser.Error, UnicodeDecodeError):
+        read.read(Path(os.environ.get("AWS_CONFIG_FILE") or "~/.aws/config").expanduser(), encoding="utf-8")
+    profile = os.environ.get("AWS_PROFILE", "default")
+    section = profile if profile == "default" else f"profile {profile}"
+    return any(read.has_option(section, name) for name in ("max_attempts", "retry_mode"))
+
+
+class _Reading:
+    """A remote stream whose failures are StoreErrors also while it is read."""
+
+    def __init__(self, stream: Any, uri: str) -> None:
+        self._stream, self._uri = stream, uri
+
+    def read(self, size: int | None = -1) -> bytes:
+        with _outside("read", self._uri):
+            return bytes(self._stream.read(-1 if size is None else size))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def __enter__(self) -> _Reading:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stream.close()
+
+
 class Store:
     """A folder or an object-store prefix that mmgen owns. Paths are relative, with '/'."""
 
     def __init__(self, root: str | Path) -> None:
         self.uri = str(root)
-        self.fs, base = fsspec.core.url_to_fs(self.uri)
+        self.fs, base = _filesystem(self.uri)
         self.local = isinstance(self.fs, fsspec.implementations.local.LocalFileSystem)
         self.base = os.path.abspath(base) if self.local else base.rstrip("/")
 
@@ -118,14 +178,15 @@ class Store:
     def open(self, path: str) -> Any:
         """A readable binary stream of `path`."""
         with _outside("read", self.full(path)):
-            return self.fs.open(self.full(path), "rb")
+            stream = self.fs.open(self.full(path), "rb")
+            return stream if self.local else _Reading(stream, self.full(path))
 
     def write(self, path: str, data: bytes) -> None:
         """Write `data` at `path`, replacing; atomic and on the disk when it returns."""
         self._put(path, data, create=False)
 
     def create(self, path: str, data: bytes) -> bool:
-        """Write `data` at `path` only if nothing is there; False if something was. Atomic."""
+        """Write `data` at `path` only if nothing is there; False if something else was. Atomic."""
         return self._put(path, data, create=True)
 
     @contextlib.contextmanager
@@ -151,7 +212,8 @@ class Store:
         try:
             self.fs.pipe_file(full, data, mode="create" if create else "overwrite")
         except FileExistsError:
-            return False
+            # a put whose answer was lost is sent again by the client, and finds what it wrote itself
+            return bool(self.fs.cat_file(full) == data)
         self.fs.invalidate_cache()
         return True
 
@@ -188,7 +250,9 @@ class Store:
         root = Path(os.environ.get("MMGEN_CACHE") or Path.home() / ".cache" / "mmgen")
         cached = root / sha256(self.uri.encode())[:16] / path
         if not cached.exists() or cached.stat().st_size != self.size(path):
-            _put_local(cached, self.read(path), create=False)
+            data = self.read(path)
+            with _outside("write", str(cached)):
+                _put_local(cached, data, create=False)
         return cached
 
 
@@ -265,7 +329,10 @@ def open_uri(uri: str) -> Any:
     """A readable, seekable binary stream of a source's file, local or remote. Raises FileNotFoundError, StoreError."""
     with _outside("read", uri):
         # a local file needs none of fsspec's look-ups, which cost more than reading a small one
-        return open(uri, "rb") if "://" not in uri else fsspec.open(uri, "rb").open()
+        if "://" not in uri:
+            return open(uri, "rb")
+        fs, path = _filesystem(uri)
+        return _Reading(fs.open(path, "rb"), uri)
 
 
 def read_uri(uri: str, *, limit_bytes: int | None = None, offset: int = 0) -> bytes:
@@ -285,7 +352,7 @@ def stat_uri(uri: str) -> tuple[int, str]:
         if "://" not in uri:
             found = os.stat(uri)
             return found.st_size, str(found.st_mtime_ns)
-        fs, path = fsspec.core.url_to_fs(uri)
+        fs, path = _filesystem(uri)
         return _size_and_mark(fs.info(path))
 
 
@@ -295,7 +362,7 @@ def stat_folder(uri: str) -> dict[str, tuple[int, str]]:
     Raises FileNotFoundError, StoreError.
     """
     with _outside("list", uri):
-        fs, path = fsspec.core.url_to_fs(uri)
+        fs, path = _filesystem(uri)
         fs.invalidate_cache(path)
         found = [info for info in fs.ls(path, detail=True) if info["type"] == "file"]
         return {str(info["name"]).rpartition("/")[2]: _size_and_mark(info) for info in found}
@@ -308,10 +375,19 @@ def _size_and_mark(info: Mapping[str, Any]) -> tuple[int, str]:
 
 
 def list_uri(uri: str) -> list[str]:
-    """Sorted URIs of all files below the folder `uri`, symbolic links not followed out of it."""
+    """Sorted URIs of all files below the folder `uri`, symbolic links not followed out of it.
+
+    Raises SourceError for a local folder that may not be read, StoreError for a server.
+    """
+    if "://" not in uri:
+        walk = os.walk(os.path.abspath(uri), onerror=_unlisted)
+        return sorted(os.path.join(folder, name) for folder, _, names in walk for name in names)
     with _outside("list", uri):
-        if "://" not in uri:
-            root = os.path.abspath(uri)
-            return sorted(os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names)
-        fs, path = fsspec.core.url_to_fs(uri)
+        fs, path = _filesystem(uri)
+        fs.invalidate_cache(path)
         return sorted(fs.unstrip_protocol(found) for found in fs.find(path))
+
+
+def _unlisted(error: OSError) -> None:
+    # os.walk passes over what it cannot list; files that nobody sees would vanish (law 6)
+    raise SourceError(f"source.path: {error.filename}: {error.strerror}; allow it to be listed, or move it away")

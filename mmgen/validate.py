@@ -14,7 +14,7 @@ import polars as pl
 
 from data_schemas.facts import failures
 from mmgen import artifact
-from mmgen.artifact import Artifact, Draft
+from mmgen.artifact import Artifact, Draft, fingerprint
 from mmgen.config import Config
 from mmgen.errors import GateError, IntegrityError, SourceError
 from mmgen.identity import identity
@@ -45,12 +45,17 @@ def validate(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -
     before = None if runtime.rebuild else artifact.latest(store, "dataset", config.name, passed=True)
     with runtime.progress.bar("validate", staging.facts["inputs"]) as bar, StagedMedia(store, staging) as media:
         decision = _decide(config, staging, media, before, runtime)
+        if not runtime.rebuild and (meanwhile := _made_meanwhile(runtime, config.name, known.fingerprint)):
+            runtime.progress.say(f"validate: another run was faster and committed {meanwhile.ref}, the same verdicts")
+            return _passed(meanwhile, store)
         facts = (facts for facts, _ in each_batch(store, staging))
         counted = data_report.count(config, decision.verdicts, facts, each_kept(store, before) if before else ())
         if config.validate_.gate.max_drift is not None:
             said = _drifted(counted.shifts, config.validate_.gate.max_drift)
             decision = replace(decision, gate=(*decision.gate, *said))
-        draft = Draft(store, "verdicts", config.name, known.fingerprint)
+        # the report compares with the base, which the fingerprint does not hold
+        work = fingerprint(verdicts=known.fingerprint, base=before.fingerprint if before else None)
+        draft = Draft(store, "verdicts", config.name, known.fingerprint, work=work)
         page, twin = data_report.build(
             config, decision, counted, staging, media,
             version=draft.version, fingerprint=known.fingerprint, before=before,
@@ -66,6 +71,17 @@ def validate(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -
         inputs={role: each.link for role, each in inputs.items()},
         facts=_facts(decision, slots, before), passed=not decision.gate,
     )  # fmt: skip
+    return _passed(made, store)
+
+
+def _made_meanwhile(runtime: Runtime, name: str, fingerprint: str) -> Artifact | None:
+    """What another run committed since it was decided that this one has to: the decision's own conditions, again."""
+    found = artifact.find(runtime.store, "verdicts", name, fingerprint)
+    whole = found is not None and not (runtime.verify and artifact.damaged(runtime.store, found, rehash=True))
+    return found if whole else None
+
+
+def _passed(made: Artifact, store: Store) -> Artifact:
     if not made.passed:
         raise GateError(f"{made.ref}: {'; '.join(made.facts['gate'])}; see {store.full(made.file('report').path)}")
     return made

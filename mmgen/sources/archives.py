@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import groupby
 from typing import IO
 
-from mmgen.errors import SourceError
+from mmgen.errors import SourceError, StoreError
 from mmgen.modalities.config import SlotConfig
 from mmgen.records import MediaRef
 from mmgen.sources.config import SourceConfig
@@ -51,6 +51,10 @@ class ArchiveSource:
             stream = open_uri(uri)
         except FileNotFoundError:
             raise SourceError(f"source.path: {uri}: no such file") from None
+        except StoreError as error:
+            if "://" in uri:
+                raise
+            raise SourceError(f"source.path: {error}") from error
         with stream:
             try:
                 for name, offset, length in scan(stream, uri):

@@ -1,166 +1,140 @@
 """Runs a step of the data line again and again, killed at each of its writes in turn, then once to its end.
 
-`python -m tests.faults.killer FOLDER STEP` prints one JSON object: the writes that the step makes, and what went wrong.
-One process imports everything and forks for each run, before any thread is started: a fresh interpreter per kill
-would take minutes.
+`python -m tests.faults.killer FOLDER STEP STRIDE` prints one JSON object: the points where a kill could tell, those
+that were tried (every STRIDE-th), and what went wrong.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import sys
-import traceback
 import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmgen import artifact, forget, forgotten, ingest, shards, steps, tombstones, validate  # noqa: F401  imported before the forks
-from mmgen.artifact import Artifact
+from mmgen import forgotten, tars
 from mmgen.config import Config
-from mmgen.runtime import Runtime
-from mmgen.store import Store
+from mmgen.store import Pieces, Store
 from tests.data_sources import table_config, write_source
+from tests.faults.children import (
+    STEPS,
+    broken,
+    contents,
+    differing,
+    half_written,
+    in_child,
+    read_all,
+    run_until,
+)
 
-STEPS = ("ingest", "validate", "shard")
-FORGET = "forget"
-ROWS = 50
-FORGOTTEN = ("s0003", "s0017", "s0041")
-#: at a write: the temporary file is half there, or the file has just got its name
-MOMENTS = ("half", "named")
+ROWS = 24
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+_TEMPORARY = re.compile(r"\.tmp-[0-9a-f-]+")
+_DIGEST = re.compile(r"[0-9a-f]{16,}")
 
-
-def run_until(config: Config, folder: Path, step: str) -> None:
-    """The line up to `step`, as the command line runs it; or what `mmgen forget --purge` does."""
-    if step == FORGET:
-        forget.forget(Store(folder), config.name, FORGOTTEN, purge=True)
-        return
-    for _ in steps.run(config, Runtime(Store(folder)), STEPS[: STEPS.index(step) + 1]):
-        pass
-
-
-def in_child(work: Callable[[], None]) -> int:
-    """The exit status of `work` in a forked child; −9 if it was killed."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            if status:
-                traceback.print_exc()
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+# (number from 1, what happens there, where)
+Point = tuple[int, str, str]
 
 
-def kill_at(number: int, moment: str) -> None:
-    """Kill this process at its write of this number (from 1), at this moment of it."""
-    count = 0
+class Points:
+    """Every moment at which a process changes what lies below `root`, numbered in their order.
 
-    def hooked(name: str) -> None:
-        real = getattr(os, name)
+    The interpreter itself tells of files that are opened, named, linked, removed, of folders that are made (audit
+    events, before they happen); so no write can be missed, whatever code makes it. Beside them: a file that gets its
+    name with only half of its bytes in it, and a piece of a tar of which only half is written.
+    """
 
-        def call(source: Any, *target: Any) -> None:
-            nonlocal count
-            count += 1
-            if count == number and moment == "half":
-                if target:
-                    os.truncate(source, os.path.getsize(source) // 2)
-                os.kill(os.getpid(), signal.SIGKILL)
-            try:
-                real(source, *target)
-            finally:
-                # also where the name was taken: the loop over all writes must not end there
-                if count == number:
-                    os.kill(os.getpid(), signal.SIGKILL)
+    def __init__(self, root: Path, reach: Callable[[Point], None]) -> None:
+        self.root, self.count, self.reach = f"{root}{os.sep}", 0, reach
+        sys.addaudithook(self._hear)
+        whole = Pieces.write
 
-        setattr(os, name, call)
+        def write(pieces: Pieces, data: bytes) -> int:
+            self._point("half a piece", str(pieces._temporary), lambda: whole(pieces, data[: len(data) // 2]))
+            return whole(pieces, data)
 
-    # a store gives a file its name by one of these two, and by nothing else
-    hooked("replace")
-    hooked("link")
-    # and takes one away by this
-    hooked("remove")
+        Pieces.write = write  # type: ignore[method-assign]
 
+    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        where = str(arguments[0]) if arguments else ""
+        if event in ("os.rename", "os.link"):
+            half = lambda: os.truncate(where, os.path.getsize(where) // 2)  # noqa: E731
+            self._point(f"half, then {event}", str(arguments[1]), half)
+            self._point(event, str(arguments[1]))
+        elif event in ("os.remove", "os.mkdir", "os.rmdir") or (event == "open" and (arguments[2] or 0) & WRITING):
+            self._point(event, where)
 
-def broken(store: Store) -> list[str]:
-    """What is committed and not whole, but for what was purged: nothing, ever."""
-    found: list[Artifact] = [
-        made
-        for kind in artifact.KINDS
-        for name in artifact.names(store, kind)
-        for made in artifact.history(store, kind, name)
-    ]
-    return [
-        line
-        for made in found
-        for line in artifact.damaged(store, made, rehash=True)
-        if line.split(": ")[0] not in tombstones.purged(store, made)
-    ]
+    def _point(self, event: str, path: str, prepare: Callable[[], Any] = lambda: None) -> None:
+        if path.startswith(self.root):
+            self.count += 1
+            short = _DIGEST.sub("…", _TEMPORARY.sub(".tmp", path.removeprefix(self.root)))
+            self.prepare = prepare
+            self.reach((self.count, event, short))
 
 
-def contents(store: Store) -> dict[str, str]:
-    """All files but temporary ones; manifests without their circumstance."""
-    found = {}
-    for path in store.walk():
-        name = path.rsplit("/", 1)[-1]
-        # a plan is scratch: the run that is killed right after the batch's commit, or among shards, leaves it to gc
-        # and a purge that was killed between two tombstones puts the first ones twice
-        if name.startswith((".tmp-", tombstones.PREFIX)) or name.endswith((".plan.tar", ".plan.parquet")):
-            continue
-        data = store.read(path)
-        if path.startswith(f"{forgotten.FOLDER}/"):
-            data = json.dumps(json.loads(data) | {"time": ""}).encode()
-        if name in ("manifest.json", "verdicts.json"):
-            made = dataclasses.replace(Artifact.from_json(data, path), circumstance={})
-            data = made.to_json()
-        found[path] = data.hex() if len(data) < 100 else artifact.fingerprint(data=data.hex())
-    return found
+def all_points(config: Config, store: Path, step: str, log: Path) -> list[Point]:
+    """Run the step to its end and tell its points."""
+    told = log.with_suffix(".json")
+
+    def work() -> None:
+        found: list[Point] = []
+        Points(store, found.append)
+        run_until(config, store, step)
+        told.write_text(json.dumps(found))
+
+    ended = in_child(work, log)
+    assert ended.status == 0, ended.said
+    return [(number, event, path) for number, event, path in json.loads(told.read_text())]
 
 
-def main(folder: Path, step: str) -> dict[str, Any]:
-    config = table_config(write_source(folder / "source", ROWS), shard={"max_samples": 20}, ingest={"batch_rows": 30})
-    before, whole, store = folder / "before", folder / "whole", folder / "store"
+def killed_at(config: Config, store: Path, step: str, number: int) -> None:
+    """Run the step until its point of this number, and no further."""
+
+    def reach(point: Point) -> None:
+        if point[0] == number:
+            points.reach = lambda _: None
+            points.prepare()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    points = Points(store, reach)
+    run_until(config, store, step)
+
+
+def main(folder: Path, step: str, stride: int) -> dict[str, Any]:
+    config = table_config(write_source(folder / "source", ROWS), shard={"max_samples": 10}, ingest={"batch_rows": 15})
+    before, whole, store, log = folder / "before", folder / "whole", folder / "store", folder / "log"
     if step != "ingest":
         earlier = STEPS[(STEPS.index(step) if step in STEPS else len(STEPS)) - 1]
-        assert in_child(lambda: run_until(config, before, earlier)) == 0
+        assert in_child(lambda: run_until(config, before, earlier), log).status == 0
     else:
         before.mkdir()
     shutil.copytree(before, whole)
-    assert in_child(lambda: run_until(config, whole, step)) == 0
-    wanted = contents(Store(whole))
+    points = all_points(config, whole, step, log)
+    states = contents(Store(before)), contents(Store(whole))
     problems: list[str] = []
-    for moment in MOMENTS:
-        number = 0
-        while True:
-            number += 1
-            shutil.rmtree(store, ignore_errors=True)
-            shutil.copytree(before, store)
+    for number, event, path in points[::stride]:
+        shutil.rmtree(store, ignore_errors=True)
+        shutil.copytree(before, store)
+        ended = in_child(lambda number=number: killed_at(config, store, step, number), log)  # type: ignore[misc]
+        found = [f"ended with {ended.status} instead of being killed: {ended.said}"] if ended.status != -9 else []
+        found += broken(Store(store))
+        found += [f"{each} is half-written" for each in half_written(Store(store), *states)]
 
-            def killed(number: int = number, moment: str = moment) -> None:
-                kill_at(number, moment)
-                run_until(config, store, step)
+        def again() -> None:
+            read_all(Store(store), config.name)
+            run_until(config, store, step)
+            read_all(Store(store), config.name)
 
-            status = in_child(killed)
-            if status == 0:
-                break
-            if status != -signal.SIGKILL:
-                problems.append(f"{moment} write {number}: ended with {status} instead of being killed")
-            problems += [f"{moment} write {number}: {line}" for line in broken(Store(store))]
-            if in_child(lambda: run_until(config, store, step)) != 0:
-                problems.append(f"{moment} write {number}: the rerun failed")
-            found = contents(Store(store))
-            problems += [
-                f"{moment} write {number}: {path} differs"
-                for path in {*found, *wanted}
-                if found.get(path) != wanted.get(path)
-            ]
-    return {"writes": number - 1, "problems": problems}
+        ended = in_child(again, log)
+        found += [f"the reader or the rerun failed: {ended.said}"] if ended.status else []
+        found += [f"{each} differs after the rerun" for each in differing(contents(Store(store)), states[1])]
+        problems += [f"{event} {path} ({number}): {line}" for line in found]
+    return {"points": points, "tried": len(points[::stride]), "problems": problems}
 
 
 if __name__ == "__main__":
@@ -169,4 +143,6 @@ if __name__ == "__main__":
     os.fsync = lambda _: None  # type: ignore[assignment]
     # the ledger's salt, the same in every run
     forgotten.secrets = types.SimpleNamespace(token_bytes=bytes)  # type: ignore[assignment]
-    sys.stdout.write(json.dumps(main(Path(sys.argv[1]), sys.argv[2])) + "\n")
+    # tars in several pieces, as large ones have them
+    tars._GATHER = 1 << 16
+    sys.stdout.write(json.dumps(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))) + "\n")
