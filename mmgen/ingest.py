@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from mmgen.addresses import hosts_of
 from mmgen.artifact import Artifact, Draft, canonical_json, fingerprint
 from mmgen.config import Config
-from mmgen.errors import IntegrityError, SourceError, StoreError
+from mmgen.errors import AddressRefused, IntegrityError, SourceError, StoreError
 from mmgen.forgotten import Ledger
 from mmgen.identity import SCHEMA_VERSION, STEP_VERSIONS, config_part, identity
 from mmgen.modalities.table import declared
@@ -140,7 +141,8 @@ class _Plans:
 
     def __init__(self, config: Config, runtime: Runtime) -> None:
         self._config, self._names = config, list[str]()
-        self._cache = DigestCache(runtime.store, config.name, rehash=runtime.rehash)
+        self._hosts = hosts_of([config.source.path, *config.source.allow_roots])
+        self._cache = DigestCache(runtime.store, config.name, rehash=runtime.rehash, named=self._hosts)
         self._forgotten = Ledger.read(runtime.store, config.name)
         # a remote store would get the bytes, to give them back: they are fetched again where they are staged
         self._keep = runtime.store.local
@@ -204,6 +206,9 @@ class _Plans:
             except FileNotFoundError:
                 failed = f"'{ref.written}': no such file"
                 rejections.append(Rejection(row.number, sample.key, "source", slot, "file_missing", "reject", failed))
+            except AddressRefused as error:
+                said = f"'{ref.written}': {error}"
+                rejections.append(Rejection(row.number, sample.key, "source", slot, "path_refused", "reject", said))
             except (OSError, StoreError) as error:
                 failed = f"'{ref.written}': {error}"
                 rejections.append(
@@ -237,9 +242,17 @@ class _Plans:
             data = ref.data or b""
             return {"uri": None, "span": None, "size": len(data), "sha256": sha256(data), "of": None}
         digest = self._cache.of(ref.uri)
+        hosts = {"named": list(self._hosts)} if ref.uri.startswith("http") else {}
         if ref.span is not None:
-            return {"uri": ref.uri, "span": list(ref.span), "size": ref.span[1], "sha256": None, "of": digest.sha256}
-        return {"uri": ref.uri, "span": None, "size": digest.size, "sha256": digest.sha256, "of": None}
+            return {
+                "uri": ref.uri,
+                "span": list(ref.span),
+                "size": ref.span[1],
+                "sha256": None,
+                "of": digest.sha256,
+                **hosts,
+            }
+        return {"uri": ref.uri, "span": None, "size": digest.size, "sha256": digest.sha256, "of": None, **hosts}
 
     def _count_failures(self, row: int, failed: str, *, opened: bool) -> None:
         """A run of rows whose media cannot be opened means that the source has gone away."""

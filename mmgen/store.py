@@ -11,15 +11,17 @@ import errno
 import hashlib
 import os
 import secrets
+import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import fsspec
 
-from mmgen.errors import StoreError
+from mmgen.addresses import Guard, PrivateAddress, hosts_of
+from mmgen.errors import AddressRefused, StoreError
 
 CHUNK_BYTES = 1 << 20
 
@@ -50,14 +52,26 @@ def _outside(what: str, uri: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         # fsspec's HTTP says so of every failure; a real one has no cause, or one like itself
+        _raise_refused(what, uri, error)
         if isinstance(error.__cause__, _client_errors()):
             raise StoreError(f"could not {what} {uri}: {error.__cause__}") from error
         raise
     except OSError as error:
+        _raise_refused(what, uri, error)
         reason = error.strerror or str(error)
         raise StoreError(f"could not {what} {uri}: {reason}") from error
     except _client_errors() as error:
+        _raise_refused(what, uri, error)
         raise StoreError(f"could not {what} {uri}: {' '.join(str(error).split())}") from error
+
+
+def _raise_refused(what: str, uri: str, error: BaseException) -> None:
+    """Raises AddressRefused if `error` came of an address that may not be reached."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, PrivateAddress):
+        cause = cause.__cause__
+    if cause is not None:
+        raise AddressRefused(f"could not {what} {uri}: {cause.strerror}") from error
 
 
 def _client_errors() -> tuple[type[Exception], ...]:
@@ -261,32 +275,50 @@ def _fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def open_uri(uri: str) -> Any:
-    """A readable, seekable binary stream of a source's file, local or remote. Raises FileNotFoundError, StoreError."""
+def open_uri(uri: str, *, named: Sequence[str] | None = None) -> Any:
+    """A readable, seekable binary stream of a source's file, local or remote.
+
+    named: hosts that may have private addresses (`mmgen.addresses.hosts_of`); None: that of `uri`, if any. Raises
+    FileNotFoundError, StoreError, AddressRefused.
+    """
     with _outside("read", uri):
         # a local file needs none of fsspec's look-ups, which cost more than reading a small one
-        return open(uri, "rb") if "://" not in uri else fsspec.open(uri, "rb").open()
+        if "://" not in uri:
+            return open(uri, "rb")
+        fs, path = _file_system(uri, named)
+        return fs.open(path, "rb")
 
 
-def read_uri(uri: str, *, limit_bytes: int | None = None, offset: int = 0) -> bytes:
+def read_uri(uri: str, *, limit_bytes: int | None = None, offset: int = 0, named: Sequence[str] | None = None) -> bytes:
     """Bytes of a source's file from `offset`; at most `limit_bytes` + 1 of them, so a caller can tell more.
 
-    Raises FileNotFoundError, StoreError.
+    Raises what `open_uri` raises.
     """
-    with open_uri(uri) as stream, _outside("read", uri):
+    with open_uri(uri, named=named) as stream, _outside("read", uri):
         if offset:
             stream.seek(offset)
         return bytes(stream.read() if limit_bytes is None else stream.read(limit_bytes + 1))
 
 
-def stat_uri(uri: str) -> tuple[int, str]:
-    """(size in bytes, change mark) of a file; the mark is its mtime in ns, or an ETag. Raises FileNotFoundError."""
+def stat_uri(uri: str, *, named: Sequence[str] | None = None) -> tuple[int, str]:
+    """(size in bytes, change mark) of a file; the mark is its mtime in ns, or an ETag. Raises as `open_uri`."""
     with _outside("look up", uri):
         if "://" not in uri:
             found = os.stat(uri)
+            if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+                # opening a pipe waits for its writer
+                raise OSError(errno.EINVAL, "neither a file nor a folder")
             return found.st_size, str(found.st_mtime_ns)
-        fs, path = fsspec.core.url_to_fs(uri)
+        fs, path = _file_system(uri, named)
         return _size_and_mark(fs.info(path))
+
+
+def _file_system(uri: str, named: Sequence[str] | None = None) -> tuple[Any, str]:
+    """The file system of a remote address, and the path there."""
+    if uri.startswith(("http://", "https://")):
+        # as it is: in an address, `::` may be part of a host
+        return fsspec.filesystem("http", get_client=Guard(hosts_of([uri]) if named is None else tuple(named))), uri
+    return fsspec.core.url_to_fs(uri)  # type: ignore[no-any-return]
 
 
 def stat_folder(uri: str) -> dict[str, tuple[int, str]]:
@@ -295,7 +327,7 @@ def stat_folder(uri: str) -> dict[str, tuple[int, str]]:
     Raises FileNotFoundError, StoreError.
     """
     with _outside("list", uri):
-        fs, path = fsspec.core.url_to_fs(uri)
+        fs, path = _file_system(uri)
         fs.invalidate_cache(path)
         found = [info for info in fs.ls(path, detail=True) if info["type"] == "file"]
         return {str(info["name"]).rpartition("/")[2]: _size_and_mark(info) for info in found}
@@ -313,5 +345,5 @@ def list_uri(uri: str) -> list[str]:
         if "://" not in uri:
             root = os.path.abspath(uri)
             return sorted(os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names)
-        fs, path = fsspec.core.url_to_fs(uri)
+        fs, path = _file_system(uri)
         return sorted(fs.unstrip_protocol(found) for found in fs.find(path))

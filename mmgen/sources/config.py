@@ -31,7 +31,7 @@ class SourceConfig(Settings):
     language: str | None = None
     #: further columns kept as metadata; "*": all that are nothing else
     meta: tuple[str, ...] | Literal["*"] = ()
-    #: folders outside the source's own that its paths may name
+    #: folders and addresses outside the source's own that its paths may name; `https://` alone: all public hosts
     allow_roots: tuple[str, ...] = ()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -33,12 +33,13 @@ class Digest:
 class DigestCache:
     """uri → Digest, kept in the store. `rehash` reads every file again.
 
-    What was read for it may be taken once, so that a remote file is read once. Raises FileNotFoundError for a file
-    that is not there, StoreError for one that cannot be read.
+    named: hosts that may have private addresses, see `open_uri`. What was read may be taken once, so that a remote
+    file is read once. Raises FileNotFoundError for a file that is not there, StoreError for one that cannot be read.
     """
 
-    def __init__(self, store: Store, name: str, *, rehash: bool = False) -> None:
+    def __init__(self, store: Store, name: str, *, rehash: bool = False, named: Sequence[str] | None = None) -> None:
         self._store, self._name, self._path = store, name, f"cache/source-{name}.json"
+        self._hosts = named
         self._known = {} if rehash else self._load()
         self._fresh: dict[str, Digest] = {}
         self._listed: dict[str, dict[str, tuple[int, str]]] = {}
@@ -73,7 +74,7 @@ class DigestCache:
         remote = "://" in uri
         folder, _, name = uri.rpartition("/")
         found = self._listed.get(folder, {}).get(name)
-        size, mark = found or (self.patience(lambda: stat_uri(uri)) if remote else stat_uri(uri))
+        size, mark = found or (self.patience(lambda: stat_uri(uri, named=self._hosts)) if remote else stat_uri(uri))
         known = self._known.get(uri)
         # a web server may leave the size open until all is sent
         if known is not None and mark and known.mark == mark and size in (known.size, *((0,) if remote else ())):
@@ -81,7 +82,7 @@ class DigestCache:
         self._changed = True
         if not remote:
             return Digest(size, mark, sha256_file(uri))
-        data = self.patience(lambda: read_uri(uri))
+        data = self.patience(lambda: read_uri(uri, named=self._hosts))
         if keep and self._kept_bytes + len(data) <= KEPT_BYTES:
             self._kept[uri] = data
             self._kept_bytes += len(data)

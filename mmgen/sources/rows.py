@@ -84,7 +84,8 @@ class Roots:
     def __init__(self, base: str, allowed: Sequence[str] = ()) -> None:
         self.base = base.rstrip("/") if "://" in base else os.path.abspath(base)
         own = [*allowed, self.base]
-        self._remote = tuple(root.rstrip("/") + "/" for root in own if "://" in root)
+        # a bare `https://` is any host that has a public address
+        self._remote = tuple(root if root.endswith("://") else root.rstrip("/") + "/" for root in own if "://" in root)
         local = [os.path.abspath(os.path.join(self.base, root)) for root in own if "://" not in root]
         self._local = tuple({*local, *(os.path.realpath(root) for root in local)})
         self._real: dict[str, bool] = {}
@@ -118,10 +119,19 @@ class Roots:
             scheme, rest = written.split("://", 1)
         else:
             scheme, rest = self.base.split("://", 1)
-            rest = f"{rest}/{written}"
-        if scheme in ("http", "https") and (hidden := _hidden_step(rest)):
-            raise Refused(f"'{hidden}' in the address hides a '.', a '/' or a '\\'; write it plainly")
-        url = f"{scheme}://{posixpath.normpath(rest)}"
+            rest = f"{rest}/{written.lstrip('/')}"
+        path, query = rest, ""
+        if scheme in ("http", "https"):
+            if hidden := _hidden_step(rest):
+                raise Refused(f"'{hidden}' in the address hides a '.', a '/' or a '\\'; write it plainly")
+            # what follows the path is the server's to understand
+            path, mark, query = rest.partition("?")
+            query = mark + query
+        elif "::" in written:
+            raise Refused("'::' chains file systems; write the address of the file alone")
+        # a server may well tell `a//b` from `a/b`; with a step up in it, nobody knows where it leads
+        stepping = scheme not in ("http", "https") or not {".", ".."}.isdisjoint(path.split("/"))
+        url = f"{scheme}://{posixpath.normpath(path) if stepping else path}{query}"
         if not url.startswith(self._remote):
             raise Refused("the address lies outside the source; name its folder in source.allow_roots to allow it")
         return url
