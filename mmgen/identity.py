@@ -18,7 +18,7 @@ from mmgen.store import sha256_file
 SCHEMA_VERSION = 1
 STEP_VERSIONS: dict[str, int] = {
     "ingest": 3,
-    "validate": 1,
+    "validate": 2,
     "shard": 1,
     "fit": 1,
     "extract": 2,

@@ -352,16 +352,15 @@ class _Judge:
         return said
 
     def _leaks(self) -> int:
-        """Kept samples whose exemplar, or group, is in another split. The splits leave none; this counts again."""
-        by_key = {row.key: row for row in self.kept()}
+        """Kept samples whose cluster, or group, is in another split. The splits leave none; this counts again."""
+        cluster_in: dict[str, str | None] = {}
         groups = self.facts["group"].to_list()
         split_of: dict[str, str | None] = {}
         leaks = 0
         for row in self.kept():
-            exemplar = by_key.get(row.exemplar) if row.exemplar else None
             group = groups[row.place] if row.place is not None else None
             other = split_of.setdefault(group, row.split) if group is not None else row.split
-            leaks += (exemplar is not None and exemplar.split != row.split) or other != row.split
+            leaks += cluster_in.setdefault(row.exemplar or row.key, row.split) != row.split or other != row.split
         return leaks
 
 
