@@ -17,8 +17,9 @@ from mmgen.modalities.table import declared
 from mmgen.records import MediaRef, Rejection, Sample
 from mmgen.runtime import Runtime, circumstance
 from mmgen.sources.digests import DigestCache, take_fetches
-from mmgen.sources.rows import Row, with_clean_text
+from mmgen.sources.rows import Row, Source, with_clean_text
 from mmgen.sources.table import open_source
+from mmgen.sources.unnamed import NamedFiles, as_facts, unnamed
 from mmgen.staging import Batch, find_batch, is_planned, stage, write_plan
 from mmgen.store import sha256
 from mmgen.tars import safe_key
@@ -47,7 +48,8 @@ def ingest(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> 
     with runtime.progress.bar("ingest", rows) as bar:
         runtime.map("ingest", stage, work, runtime.workers)
         bar.advance(rows)
-    return _commit(config, inputs, runtime, names, plans.digest(), fresh=len(fresh))
+    beside = as_facts(unnamed(config.source, config.slots, plans.source, plans.named))
+    return _commit(config, inputs, runtime, names, plans.digest(), fresh=len(fresh), beside=beside)
 
 
 def source_digest(config: Config, runtime: Runtime, *, prepare: bool = False) -> str:
@@ -84,8 +86,9 @@ def pending(config: Config, runtime: Runtime) -> Pending:
 
 
 def _commit(
-    config: Config, inputs: Mapping[str, Artifact], runtime: Runtime, names: list[str], digest: str, *, fresh: int
-) -> Artifact:
+    config: Config, inputs: Mapping[str, Artifact], runtime: Runtime, names: list[str], digest: str, *, fresh: int,
+    beside: Mapping[str, Any],
+) -> Artifact:  # fmt: skip
     batches = [(name, find_batch(runtime.store, name)) for name in names]
     whole = [batch for _, batch in batches if batch is not None]
     if len(whole) != len(batches):
@@ -107,6 +110,7 @@ def _commit(
             batches=len(names),
             batches_read=fresh,
             fetches=take_fetches(runtime.store, config.name),
+            **beside,
         ),
     )
 
@@ -140,7 +144,8 @@ class _Plans:
     """The batches of a source, in order: iterate once, then ask for the digest of all."""
 
     def __init__(self, config: Config, runtime: Runtime) -> None:
-        self._config, self._names = config, list[str]()
+        self._config, self._names, self.named = config, list[str](), NamedFiles()
+        self.source: Source | None = None
         self._hosts = hosts_of([config.source.path, *config.source.allow_roots])
         self._cache = DigestCache(runtime.store, config.name, rehash=runtime.rehash, named=self._hosts)
         self._forgotten = Ledger.read(runtime.store, config.name)
@@ -173,7 +178,8 @@ class _Plans:
 
     def _rows(self) -> Iterator[Row]:
         """The source's rows; digests of remote media are looked up side by side ahead of them."""
-        rows = open_source(self._config.source, self._config.slots).rows()
+        source = self.source = open_source(self._config.source, self._config.slots)
+        rows = source.rows()
         while ahead := list(itertools.islice(rows, self._config.ingest.batch_rows)):
             samples = (row.sample for row in ahead if row.sample is not None)
             refs = [ref for sample in samples for ref in sample.media.values() if ref.uri is not None]
@@ -195,6 +201,9 @@ class _Plans:
     def _plan(self, row: Row) -> tuple[dict[str, Any], dict[str, bytes], int]:
         rejections = list(row.rejections)
         sample = row.sample or Sample(row.number, rejections[0].key if rejections else "")
+        for each in sample.media.values():
+            if each.uri is not None:
+                self.named.add(each.uri)
         if self._forgotten.line_of(sample.key) is not None:
             return self._blank(row.number, sample.key), {}, 0
         media: dict[str, dict[str, Any]] = {}

@@ -284,6 +284,7 @@ def open_uri(uri: str, *, named: Sequence[str] | None = None) -> Any:
     with _outside("read", uri):
         # a local file needs none of fsspec's look-ups, which cost more than reading a small one
         if "://" not in uri:
+            _refuse_pipe(os.stat(uri))
             return open(uri, "rb")
         fs, path = _file_system(uri, named)
         return fs.open(path, "rb")
@@ -305,12 +306,16 @@ def stat_uri(uri: str, *, named: Sequence[str] | None = None) -> tuple[int, str]
     with _outside("look up", uri):
         if "://" not in uri:
             found = os.stat(uri)
-            if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-                # opening a pipe waits for its writer
-                raise OSError(errno.EINVAL, "neither a file nor a folder")
+            _refuse_pipe(found)
             return found.st_size, str(found.st_mtime_ns)
         fs, path = _file_system(uri, named)
         return _size_and_mark(fs.info(path))
+
+
+def _refuse_pipe(found: os.stat_result) -> None:
+    # opening a pipe waits for its writer
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+        raise OSError(errno.EINVAL, "neither a file nor a folder")
 
 
 def _file_system(uri: str, named: Sequence[str] | None = None) -> tuple[Any, str]:
@@ -339,11 +344,25 @@ def _size_and_mark(info: Mapping[str, Any]) -> tuple[int, str]:
     return int(info["size"] or 0), str(next((info[name] for name in names if info.get(name)), ""))
 
 
-def list_uri(uri: str) -> list[str]:
-    """Sorted URIs of all files below the folder `uri`, symbolic links not followed out of it."""
+def walk_uri(uri: str) -> Iterator[str]:
+    """URIs of all files below the folder `uri`, folder by folder, symbolic links not followed out of it.
+
+    Raises StoreError for a folder that cannot be read.
+    """
     with _outside("list", uri):
         if "://" not in uri:
-            root = os.path.abspath(uri)
-            return sorted(os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names)
+            for folder, _, names in os.walk(os.path.abspath(uri), onerror=_raise):
+                yield from (f"{folder}/{name}" for name in names)
+            return
         fs, path = _file_system(uri)
-        return sorted(fs.unstrip_protocol(found) for found in fs.find(path))
+        for found in fs.find(path):
+            yield fs.unstrip_protocol(found)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def list_uri(uri: str) -> list[str]:
+    """What `walk_uri` gives, sorted."""
+    return sorted(walk_uri(uri))

@@ -23,6 +23,7 @@ from mmgen.modalities.table import MODALITIES
 from mmgen.records import Modality
 from mmgen.report import data_report
 from mmgen.runtime import Runtime, circumstance
+from mmgen.sources.unnamed import sentence
 from mmgen.staging import StagedMedia, read_facts, read_rejections
 from mmgen.tables import parquet, read_kept
 from mmgen.verdicts import Base, Decision, decide
@@ -53,6 +54,8 @@ def validate(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -
         )  # fmt: skip
         bar.advance(facts.height)
     runtime.progress.say(_summary(decision))
+    if beside := sentence(staging.circumstance.get("unnamed")):
+        runtime.progress.say(beside)
     draft.put("verdicts.parquet", parquet(decision.verdicts), "verdicts")
     draft.put("quarantine.parquet", parquet(decision.quarantine), "quarantine")
     draft.put("report.html", page, "report")

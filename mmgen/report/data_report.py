@@ -69,6 +69,7 @@ def build(
         "counts": decision.counts,
         "splits": decision.splits,
         "funnel": tables.funnel(decision.verdicts, decision.quarantine),
+        "unnamed": staging.circumstance.get("unnamed"),
         "presence": tables.presence(kept, list(slots)),
         "labels": tables.labels(kept),
         "distributions": tables.distributions(kept, slots),

@@ -33,6 +33,8 @@ class SourceConfig(Settings):
     meta: tuple[str, ...] | Literal["*"] = ()
     #: folders and addresses outside the source's own that its paths may name; `https://` alone: all public hosts
     allow_roots: tuple[str, ...] = ()
+    #: look for media beside a table that no row names; false spares the listing of a huge folder
+    list_unnamed: bool = True
 
 
 class IngestConfig(Settings):
