@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import posixpath
@@ -227,13 +228,15 @@ def _label(record: Mapping[str, Any], column: str | None) -> str | None:
 
 
 def plain(value: Any) -> str:
-    """A cell as text, empty for null."""
+    """A cell as text, empty for null; a list or an object as JSON, but of a file of a data set its path."""
     if value is None or isinstance(value, str):
         return value or ""
     if isinstance(value, bytes):
         return f"{len(value)} bytes"
-    if isinstance(value, Mapping):
-        return str(value.get("path") or "")
+    if isinstance(value, Mapping) and "path" in value:
+        return str(value["path"] or "")
+    if isinstance(value, Mapping | list | tuple):
+        return json.dumps(value, ensure_ascii=False, default=plain) if value else ""
     if isinstance(value, float) and math.isnan(value):
         return ""
     # a column of whole numbers with gaps arrives as floats
