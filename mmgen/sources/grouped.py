@@ -61,6 +61,8 @@ class Grouping:
     def row(self, number: int, stem: str, parts: Sequence[Part]) -> Row:
         """The row of a group of parts."""
         sidecars = [part for part in parts if part.ext == "json"]
+        if sidecars and sidecars[0].refused is not None:
+            return rejected(number, stem, "path_refused", f"'{sidecars[0].name}': {sidecars[0].refused}")
         try:
             said = _object(sidecars[0].read(MAX_SIDECAR_BYTES)) if sidecars else {}
         except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Tables: CSV and TSV, JSON lines (also packed with gzip), Parquet. Records keep their number, whatever is wrong with those before them."""
+"""Tables: CSV, TSV, JSON lines (packed or not), Parquet. Records keep their number, whatever is wrong before them."""
 
 from __future__ import annotations
 
