@@ -1,4 +1,4 @@
-"""Nothing outside a source's root is read, and nothing outside the store or an export is written: every kind of source."""
+"""Nothing outside a source's root is read, nothing outside the store or an export is written: every kind of source."""
 
 from __future__ import annotations
 
@@ -160,8 +160,8 @@ def test_a_saved_data_set(root: Path, runtime: Runtime) -> None:
 
 # ---------------------------------------------------------------- what is written
 
-KEYS = ["../../evil", "/abs/olute", "a/../../b", "..", ".", "a.b.c", "C:\\x", "sp ace", "ü/数", "-rf", "%2e%2e", "A", "a",
-        "x" * 300, "~/.ssh/id", "a\tb", "aux", "nl\nkey", "key.png", "q?*|<>"]  # fmt: skip
+KEYS = ["../../evil", "/abs/olute", "a/../../b", "..", ".", "a.b.c", "C:\\x", "sp ace", "ü/数", "-rf", "%2e%2e", "A",
+        "a", "x" * 300, "~/.ssh/id", "a\tb", "aux", "nl\nkey", "key.png", "q?*|<>"]  # fmt: skip
 
 
 def test_keys_that_try_to_leave_stay_in_the_store_and_in_exports(root: Path, runtime: Runtime) -> None:
