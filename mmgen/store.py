@@ -356,7 +356,8 @@ def walk_uri(uri: str) -> Iterator[str]:
             return
         fs, path = _file_system(uri)
         for found in fs.find(path):
-            yield fs.unstrip_protocol(found)
+            # spelled as the folder is: a file system may have several spellings
+            yield f"{uri.rstrip('/')}/{found[len(path.rstrip('/')) :].lstrip('/')}"
 
 
 def _raise(error: OSError) -> None:

@@ -258,3 +258,21 @@ def _media(value: Any, roots: Roots) -> MediaRef | None:
         return MediaRef(None, value, f"{len(value)} embedded bytes")
     written = plain(value)
     return MediaRef(roots.resolve(written.strip()), None, written) if written.strip() else None
+
+
+def strict_json(text: str | bytes) -> Any:
+    """The value, NaN as null (pandas writes what is missing so). Raises ValueError for a name that occurs twice."""
+    return json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"'{next(name for name in names if names.count(name) > 1)}' occurs twice in an object")
+    return made
+
+
+def _constant(word: str) -> None:
+    if word != "NaN":
+        raise ValueError(f"'{word}' is no number of JSON")

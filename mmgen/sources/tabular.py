@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from mmgen.errors import SourceError, unknown_name
 from mmgen.sources.config import SourceConfig
-from mmgen.sources.rows import Columns, Roots, Row, rejected, to_row
+from mmgen.sources.rows import Columns, Roots, Row, rejected, strict_json, to_row
 from mmgen.store import read_uri
 
 #: cells longer than this are a broken quote rather than a text
@@ -238,7 +238,7 @@ def _json_lines(opened: _Opener) -> Iterator[Record]:
             if not line.strip():
                 continue
             try:
-                value = _json(line)
+                value = strict_json(line)
             except (ValueError, RecursionError) as error:
                 yield Bad("malformed_row", f"line {number}: not JSON: {error}")
                 continue
@@ -249,28 +249,10 @@ def _json_lines(opened: _Opener) -> Iterator[Record]:
             )
 
 
-def _json(text: str | bytes) -> Any:
-    """The value, NaN as null (pandas writes what is missing so). Raises ValueError for a name that occurs twice."""
-    return json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"'{next(name for name in names if names.count(name) > 1)}' occurs twice in an object")
-    return made
-
-
-def _constant(word: str) -> None:
-    if word != "NaN":
-        raise ValueError(f"'{word}' is no number of JSON")
-
-
 def _json_list(opened: _Opener, path: str) -> Iterator[Record]:
     with opened() as stream:
         try:
-            values = _json(stream.read().decode("utf-8-sig"))
+            values = strict_json(stream.read().decode("utf-8-sig"))
         except (ValueError, RecursionError) as error:
             raise SourceError(f"source.path: {path}: not JSON: {error}") from error
     if not isinstance(values, list):

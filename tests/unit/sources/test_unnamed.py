@@ -39,6 +39,15 @@ def test_what_was_not_named_is_counted_in_order(tmp_path: Path) -> None:
     assert named.others(str(tmp_path), IMAGES).first == ["a/1.PNG"]
 
 
+def test_an_object_store_is_looked_at_too() -> None:
+    store = Store("memory://unnamed")
+    for name in ("a.png", "deep/b.png", "t.csv", ".hidden/c.png"):
+        store.write(name, b"x")
+    named = NamedFiles()
+    named.add("memory://unnamed/a.png")
+    assert named.others("memory://unnamed", IMAGES).first == ["deep/b.png"]
+
+
 def test_names_of_any_bytes_are_listed(tmp_path: Path) -> None:
     (tmp_path / "caf\udce9.png").write_bytes(b"x")
     assert NamedFiles().others(str(tmp_path), IMAGES).first == ["caf\\udce9.png"]
