@@ -6,7 +6,6 @@ import csv
 import gzip
 import io
 import itertools
-import json
 import os
 import zlib
 from collections import deque
