@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from dataclasses import asdict
 from typing import Any
 
@@ -33,15 +35,19 @@ def _default(key: str) -> Any:
 
 
 def show_checked(answer: dict[str, Any]) -> None:
-    """Print the rules."""
-    rows = [
-        (
-            each["code"], each["stage"], each["effect"] + (" *" if each["tunable"] else ""), each["what"],
-            # the last word of a key tells which; --json has it whole
-            ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in each["settings"].items()),
-        )
-        for each in answer["checks"]
-    ]  # fmt: skip
+    """Print the rules, in the order of the line; under each the settings that it goes by, with their defaults."""
+    rows: list[tuple[str, str, str]] = []
+    for stage, each in itertools.groupby(answer["checks"], lambda each: each["stage"]):
+        rows.append((f"[{stage}]", "", ""))
+        for rule in each:
+            settings = [f"  {key} = {_shown(value)}" for key, value in rule["settings"].items()]
+            rows.append((rule["code"], rule["effect"] + (" *" if rule["tunable"] else ""),
+                         "\n".join([rule["what"], *settings])))  # fmt: skip
     out = stdout()
-    out.print(table(("code", "stage", "effect", "what", "settings"), rows))
+    out.print(table(("code", "effect", "what"), rows))
     out.print("* validate.checks.severity: {CODE: reject | flag | off} changes it")
+
+
+def _shown(value: Any) -> str:
+    """A default as it is written in a configuration."""
+    return "null" if value is None else json.dumps(value)

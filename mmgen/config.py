@@ -20,7 +20,7 @@ from mmgen.evaluate.config import EvaluateConfig, RegisterConfig
 from mmgen.fusion.config import FusionConfig
 from mmgen.generators.config import ConcatBaselineConfig, GeneratorConfig, JointFlowConfig
 from mmgen.modalities.config import AudioSlot, ImageSlot, SlotConfig, TextSlot
-from mmgen.settings import Settings
+from mmgen.settings import Settings, plain_word
 from mmgen.shard_config import ShardConfig
 from mmgen.sources.config import IngestConfig, SourceConfig
 from mmgen.validate_config import ValidateConfig
@@ -57,6 +57,13 @@ class Config(Settings):
     @classmethod
     def _name(cls, name: str) -> str:
         return check_name(name)
+
+    @field_validator("slots")
+    @classmethod
+    def _slot_names(cls, slots: dict[str, SlotConfig]) -> dict[str, SlotConfig]:
+        for name in slots:
+            plain_word(name)
+        return slots
 
     @model_validator(mode="after")
     def _slots_of_parts(self) -> Config:

@@ -9,6 +9,7 @@
     │   └── IntegrityError                       bytes are not what their manifest says
     └── OutsideError                    exit 3   a store or a server is away
         └── StoreError
+            └── AddressRefused               an address that nobody allowed
 
 A message names the field, what was wanted, what came, and what to do.
 """
@@ -61,6 +62,10 @@ class OutsideError(MmgenError):
 
 class StoreError(OutsideError):
     """The store could not be read or written (full, refused, away)."""
+
+
+class AddressRefused(StoreError):
+    """A fetch led to an address that is not public, and that the configuration does not name."""
 
 
 def unknown_name(what: str, name: str, known: Iterable[str], *, listed: bool = True) -> str:

@@ -17,7 +17,7 @@ from mmgen.store import sha256_file
 
 SCHEMA_VERSION = 1
 STEP_VERSIONS: dict[str, int] = {
-    "ingest": 2,
+    "ingest": 3,
     "validate": 2,
     "shard": 2,
     "fit": 1,
@@ -28,6 +28,8 @@ STEP_VERSIONS: dict[str, int] = {
     "register": 1,
 }
 # inputs that are data: a fitted thing of the same pin may be kept when only these changed (law 15)
+# settings of a source that say where it lies and what is told beside it, and change nothing of what is read
+_ELSEWHERE = ("path", "allow_roots", "list_unnamed")
 DATA_KINDS = ("staging", "verdicts", "dataset", "features")
 
 
@@ -46,7 +48,7 @@ def config_part(step: str, config: Config) -> dict[str, Any]:
     slots = whole["slots"]
     match step:
         case "ingest":
-            source = {key: value for key, value in whole["source"].items() if key not in ("path", "allow_roots")}
+            source = {key: value for key, value in whole["source"].items() if key not in _ELSEWHERE}
             if source["language"] is None:
                 # a setting that came later, and is not used: what was read without it is still that
                 del source["language"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from mmgen.addresses import hosts_of
 from mmgen.artifact import Artifact, Draft, canonical_json, fingerprint
 from mmgen.config import Config
-from mmgen.errors import IntegrityError, SourceError, StoreError
+from mmgen.errors import AddressRefused, IntegrityError, SourceError, StoreError
 from mmgen.forgotten import Ledger
 from mmgen.identity import SCHEMA_VERSION, STEP_VERSIONS, config_part, identity
 from mmgen.modalities.table import declared
@@ -19,6 +20,7 @@ from mmgen.runtime import Bar, Runtime, circumstance
 from mmgen.sources.digests import DigestCache, Look, take_fetches
 from mmgen.sources.rows import Row, with_clean_text
 from mmgen.sources.table import open_source, stamp
+from mmgen.sources.unnamed import NamedFiles, as_facts, unnamed
 from mmgen.staging import Batch, find_batch, is_planned, stage, write_plan
 from mmgen.store import sha256
 from mmgen.tars import safe_key
@@ -33,36 +35,38 @@ def ingest(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> 
     lines = Ledger.read(runtime.store, config.name).lines
     with runtime.progress.bar("reading the source", None) as bar:
         # the look at the source that decided about this run has planned its batches, if nothing changed since
-        batches = _looked(config, runtime) or _planned(config, runtime, bar)
-    fresh = [(name, rows) for name, rows in batches if find_batch(runtime.store, name, rehash=runtime.verify) is None]
+        look = _looked(config, runtime) or _planned(config, runtime, bar)
+    fresh = [
+        (name, rows) for name, rows in look.batches if find_batch(runtime.store, name, rehash=runtime.verify) is None
+    ]
     slots = {name: slot.modality for name, slot in config.slots.items()}
     checks = config.validate_.checks.model_dump(mode="json")
     work = [(runtime.store.uri, name, slots, checks) for name, _ in fresh]
     with runtime.progress.bar("ingest", rows := sum(rows for _, rows in fresh)) as bar:
         runtime.map("ingest", stage, work, runtime.workers)
         bar.advance(rows)
-    return _commit(config, inputs, runtime, [name for name, _ in batches], fresh=len(fresh), lines=lines)
+    return _commit(config, inputs, runtime, look, fresh=len(fresh), lines=lines)
 
 
-def _looked(config: Config, runtime: Runtime) -> Sequence[tuple[str, int]] | None:
-    """(name, rows) of the source's batches if the last look at it stands, and each is staged or planned."""
+def _looked(config: Config, runtime: Runtime) -> Look | None:
+    """The last look at the source, if it stands and each of its batches is staged or planned."""
     look = _Plans(config, runtime).last_look()
     if look is None:
         return None
     store, verify = runtime.store, runtime.verify
     there = (find_batch(store, name, rehash=verify) is not None or is_planned(store, name) for name, _ in look.batches)
-    return look.batches if all(there) else None
+    return look if all(there) else None
 
 
-def _planned(config: Config, runtime: Runtime, bar: Bar) -> Sequence[tuple[str, int]]:
-    """(name, rows) of the source's batches, each staged or planned from here on."""
-    batches = []
-    for plan in _Plans(config, runtime):
+def _planned(config: Config, runtime: Runtime, bar: Bar) -> Look:
+    """A look at the source, whose batches are staged or planned from here on."""
+    batches, plans = [], _Plans(config, runtime)
+    for plan in plans:
         if find_batch(runtime.store, plan.name, rehash=runtime.verify) is None:
             write_plan(runtime.store, plan.name, plan.rows, plan.embedded)
         batches.append((plan.name, len(plan.rows)))
         bar.advance(len(plan.rows))
-    return batches
+    return Look("", tuple(batches), plans.beside)
 
 
 def source_digest(config: Config, runtime: Runtime, *, prepare: bool = False) -> str:
@@ -108,8 +112,9 @@ def pending(config: Config, runtime: Runtime) -> Pending:
 
 
 def _commit(
-    config: Config, inputs: Mapping[str, Artifact], runtime: Runtime, names: list[str], *, fresh: int, lines: int
+    config: Config, inputs: Mapping[str, Artifact], runtime: Runtime, look: Look, *, fresh: int, lines: int
 ) -> Artifact:
+    names = [name for name, _ in look.batches]
     batches = [(name, find_batch(runtime.store, name)) for name in names]
     whole = [batch for _, batch in batches if batch is not None]
     if len(whole) != len(batches):
@@ -133,6 +138,7 @@ def _commit(
             batches=len(names),
             batches_read=fresh,
             fetches=take_fetches(runtime.store, config.name),
+            **look.beside,
         ),
     )
 
@@ -167,6 +173,10 @@ class _Plans:
 
     def __init__(self, config: Config, runtime: Runtime) -> None:
         self._config, self._runtime = config, runtime
+        # what lies beside the source, once it was read whole
+        self.beside: Mapping[str, Any] = {}
+        self._named_files = NamedFiles()
+        self._hosts = hosts_of([config.source.path, *config.source.allow_roots])
         self._forgotten = Ledger.read(runtime.store, config.name)
         # a remote store would get the bytes, to give them back: they are fetched again where they are staged
         self._keep = runtime.store.local
@@ -184,7 +194,7 @@ class _Plans:
         return found
 
     def _new_cache(self) -> DigestCache:
-        return DigestCache(self._runtime.store, self._config.name, rehash=self._runtime.rehash)
+        return DigestCache(self._runtime.store, self._config.name, rehash=self._runtime.rehash, named=self._hosts)
 
     def _stamp(self, source_stamp: str) -> str:
         source = self._config.source
@@ -203,9 +213,11 @@ class _Plans:
                 yield plan
             if not batches:
                 raise SourceError(f"source.path: {self._config.source.path}: has no rows")
+            self.beside = as_facts(unnamed(self._config.source, self._config.slots, self._source, self._named_files))
             # where a link led out, whether it still does is not known from sizes and times
             whole = source_stamp is not None and not self._refused
-            self._cache.save(Look(self._stamp(source_stamp), tuple(batches)) if whole and source_stamp else None)
+            look = Look(self._stamp(source_stamp), tuple(batches), self.beside) if whole and source_stamp else None
+            self._cache.save(look)
 
     def _cut(self) -> Iterator[_Plan]:
         limits, plan = self._config.ingest, _Plan()
@@ -225,7 +237,8 @@ class _Plans:
 
     def _rows(self) -> Iterator[Row]:
         """The source's rows; digests of their media are looked up ahead of them, remote ones side by side."""
-        rows = map(with_clean_text, open_source(self._config.source, self._config.slots).rows())
+        self._source = open_source(self._config.source, self._config.slots)
+        rows = map(with_clean_text, self._source.rows())
         while ahead := list(itertools.islice(rows, self._config.ingest.batch_rows)):
             samples = (row.sample for row in ahead if row.sample is not None)
             refs = [ref for sample in samples for ref in sample.media.values() if ref.uri is not None]
@@ -245,6 +258,9 @@ class _Plans:
         # sidecars are read where the row is made
         failed = next((each.message for each in rejections if each.reason == "file_unreadable"), "")
         sample = row.sample or Sample(row.number, rejections[0].key if rejections else "")
+        for each in sample.media.values():
+            if each.uri is not None:
+                self._named_files.add(each.uri)
         if self._forgotten.line_of(sample.key) is not None:
             return self._blank(row.number, sample.key), {}, 0
         media: dict[str, dict[str, Any]] = {}
@@ -255,6 +271,9 @@ class _Plans:
             except FileNotFoundError:
                 failed = f"'{ref.written}': no such file"
                 rejections.append(Rejection(row.number, sample.key, "source", slot, "file_missing", "reject", failed))
+            except AddressRefused as error:
+                said = f"'{ref.written}': {error}"
+                rejections.append(Rejection(row.number, sample.key, "source", slot, "path_refused", "reject", said))
             except (OSError, StoreError) as error:
                 failed = f"'{ref.written}': {error}"
                 rejections.append(
@@ -288,9 +307,17 @@ class _Plans:
             data = ref.data or b""
             return {"uri": None, "span": None, "size": len(data), "sha256": sha256(data), "of": None}
         digest = self._cache.of(ref.uri)
+        hosts = {"named": list(self._hosts)} if ref.uri.startswith("http") else {}
         if ref.span is not None:
-            return {"uri": ref.uri, "span": list(ref.span), "size": ref.span[1], "sha256": None, "of": digest.sha256}
-        return {"uri": ref.uri, "span": None, "size": digest.size, "sha256": digest.sha256, "of": None}
+            return {
+                "uri": ref.uri,
+                "span": list(ref.span),
+                "size": ref.span[1],
+                "sha256": None,
+                "of": digest.sha256,
+                **hosts,
+            }
+        return {"uri": ref.uri, "span": None, "size": digest.size, "sha256": digest.sha256, "of": None, **hosts}
 
     def _count_failures(self, row: int, failed: str, *, opened: bool) -> None:
         """A run of rows whose media cannot be opened means that the source has gone away."""

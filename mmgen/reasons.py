@@ -48,13 +48,17 @@ REASONS: Mapping[str, Reason] = {
     # bytes of a slot
     "zero_bytes": Reason("ingest", "reject", "an empty file"),
     "too_many_bytes": Reason(
-        "ingest", "reject", "more bytes than the cap", (_check("max_image_bytes"), _check("max_audio_bytes"))
+        "ingest", "reject", "more bytes than the cap, packed or not",
+        (_check("max_image_bytes"), _check("max_audio_bytes")),
     ),
     "active_content": Reason("ingest", "reject", "SVG, HTML, PDF, scripts: what could execute or fetch"),
     "not_an_image": Reason("ingest", "reject", "bytes of no known image format"),
     "not_audio": Reason("ingest", "reject", "bytes of no known audio format"),
     "type_mismatch": Reason("ingest", "flag", "a name that claims another type than the bytes are of", tunable=True),
     "truncated": Reason("ingest", "reject", "the file ends too early"),
+    "wrong_size": Reason(
+        "ingest", "flag", "a header that tells another length than the samples have", tunable=True
+    ),
     "undecodable": Reason("ingest", "reject", "bytes that start well and cannot be decoded"),
     "too_many_pixels": Reason(
         "ingest", "reject", "more pixels than the cap, by its header", (_check("max_image_pixels"),)
@@ -69,7 +73,7 @@ REASONS: Mapping[str, Reason] = {
         "ingest", "reject", "sound shorter than the least", (_check("min_audio_seconds"),), tunable=True
     ),
     "too_many_channels": Reason("ingest", "reject", "more channels than the cap", (_check("max_audio_channels"),)),
-    "not_finite": Reason("ingest", "reject", "NaN or infinite samples"),
+    "not_finite": Reason("ingest", "reject", "NaN or infinite samples or pixels"),
     "silent": Reason("ingest", "reject", "quieter than the least", (_check("silence_dbfs"),), tunable=True),
     "clipped": Reason(
         "ingest", "flag", "many samples at full scale", (_check("max_clipped_share"),), tunable=True
@@ -79,6 +83,10 @@ REASONS: Mapping[str, Reason] = {
     "empty_text": Reason("ingest", "reject", "only white space"),
     "control_chars": Reason("ingest", "reject", "control characters", tunable=True),
     "replacement_char": Reason("ingest", "flag", "U+FFFD: decoded wrongly before it came here", tunable=True),
+    "not_nfc": Reason("ingest", "flag", "text not in Unicode's composed form (NFC); kept as it is", tunable=True),
+    "bidi_override": Reason(
+        "ingest", "flag", "characters that turn the order of what is shown (U+202D, U+202E)", tunable=True
+    ),
     "pii_email": Reason("ingest", "flag", "an e-mail address", tunable=True),
     "pii_phone": Reason("ingest", "flag", "a phone number", tunable=True),
     "pii_card": Reason("ingest", "flag", "a payment card number with a right check digit", tunable=True),

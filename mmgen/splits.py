@@ -95,12 +95,16 @@ def assign(members: Sequence[Member], shares: Mapping[str, float], seed: int, *,
     units = _units(members)
     splits = _unit_splits(members, units, shares, seed, alone)
     placed: list[Placement] = []
+    # exemplar → the split of the first of its cluster that has one: of itself, else of what repeats it
+    cluster: dict[int, str] = {}
     for index, member in enumerate(members):
         split = splits[units[index]]
         fixed = member.own or member.kept or split
-        repeated = placed[member.exemplar].split if member.exemplar != index else None
+        repeated = cluster.get(member.exemplar)
         other = next((each for each in (split, repeated) if each is not None and each != fixed), None)
         placed.append(Placement(fixed) if other is None else Placement(None, (fixed, other)))
+        if other is None:
+            cluster.setdefault(member.exemplar, fixed)
     return placed
 
 

@@ -277,7 +277,7 @@ def _fetch(
 def _read(row: int, planned: Mapping[str, Any]) -> bytes:
     """The bytes that were planned. Raises SourceError if they are gone or others."""
     try:
-        data = _read_span(planned["uri"], planned["span"], planned["size"])
+        data = _read_span(planned["uri"], planned["span"], planned["size"], planned.get("named"))
     except OSError as error:
         raise SourceError(f"row {row}: {planned['uri']} went away while it was ingested: {error}; run again") from error
     if planned["sha256"] is not None and sha256(data) != planned["sha256"]:
@@ -288,10 +288,10 @@ def _read(row: int, planned: Mapping[str, Any]) -> bytes:
     return data
 
 
-def _read_span(uri: str, span: Sequence[int] | None, size: int) -> bytes:
+def _read_span(uri: str, span: Sequence[int] | None, size: int, named: Sequence[str] | None) -> bytes:
     if span is None:
-        return read_uri(uri, limit_bytes=size)
-    return read_uri(uri, offset=span[0], limit_bytes=span[1])[: span[1]]
+        return read_uri(uri, limit_bytes=size, named=named)
+    return read_uri(uri, offset=span[0], limit_bytes=span[1], named=named)[: span[1]]
 
 
 def _rejections(row: int, key: str, slot: str, probe: Probe) -> list[Rejection]:

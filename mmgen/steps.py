@@ -149,11 +149,10 @@ def decide(
         if not bad:
             return Decision(same, f"unchanged: {same.ref} has the same fingerprint {mine.fingerprint[:12]}")
         return Decision(None, _damage(bad))
-    if step.makes == "staging":
-        past = [staged] if (staged := artifact.find_staging(runtime.store, mine.fingerprint)) else []
-    else:
-        past = artifact.history(runtime.store, step.makes, name)
-    if lost := next((old for old in past if old.fingerprint == mine.fingerprint), None):
+    past = artifact.history(runtime.store, step.makes, name)
+    # a staging is found by its work, under whatever name
+    staged = [artifact.find_staging(runtime.store, mine.fingerprint)] if step.makes == "staging" else []
+    if lost := next((old for old in (*staged, *past) if old and old.fingerprint == mine.fingerprint), None):
         bad = artifact.damaged(runtime.store, lost)
         said = f"files of {lost.ref} are damaged or gone, {len(bad)} of {len(lost.files)}: "
         return Decision(None, said + "".join(bad[:1]))

@@ -12,15 +12,17 @@ import errno
 import hashlib
 import os
 import secrets
+import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import fsspec
 
-from mmgen.errors import SourceError, StoreError
+from mmgen.addresses import Guard, PrivateAddress, hosts_of
+from mmgen.errors import AddressRefused, SourceError, StoreError
 
 CHUNK_BYTES = 1 << 20
 #: attempts of a request to S3, the first one included: some ten seconds until a server that is away is told
@@ -55,14 +57,26 @@ def _outside(what: str, uri: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         # fsspec's HTTP says so of every failure; a real one has no cause, or one like itself
+        _raise_refused(what, uri, error)
         if isinstance(error.__cause__, _client_errors()):
             raise StoreError(f"could not {what} {uri}: {error.__cause__}") from error
         raise
     except OSError as error:
+        _raise_refused(what, uri, error)
         reason = error.strerror or str(error)
         raise StoreError(f"could not {what} {uri}: {reason}") from error
     except _client_errors() as error:
+        _raise_refused(what, uri, error)
         raise StoreError(f"could not {what} {uri}: {' '.join(str(error).split())}") from error
+
+
+def _raise_refused(what: str, uri: str, error: BaseException) -> None:
+    """Raises AddressRefused if `error` came of an address that may not be reached."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, PrivateAddress):
+        cause = cause.__cause__
+    if cause is not None:
+        raise AddressRefused(f"could not {what} {uri}: {cause.strerror}") from error
 
 
 def _client_errors() -> tuple[type[Exception], ...]:
@@ -71,8 +85,11 @@ def _client_errors() -> tuple[type[Exception], ...]:
     return (*((s3.BotoCoreError,) if s3 else ()), *((http.ClientError,) if http else ()))
 
 
-def _filesystem(uri: str) -> tuple[Any, str]:
-    """fsspec's file system of `uri` and the path in it, with a patience of seconds. What the user set goes before."""
+def _filesystem(uri: str, named: Sequence[str] | None = None) -> tuple[Any, str]:
+    """fsspec's file system of `uri` and the path in it, with a patience of seconds. What the user set goes before.
+
+    named: see `open_uri`.
+    """
     scheme = uri.partition("://")[0] if "://" in uri else "file"
     if scheme in ("http", "https"):
         fsspec.get_filesystem_class(scheme)
@@ -81,7 +98,9 @@ def _filesystem(uri: str) -> tuple[Any, str]:
             total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENT_SECONDS
         )
         own = fsspec.config.conf.get(scheme, {}).get("client_kwargs", {})
-        fs, path = fsspec.core.url_to_fs(uri, client_kwargs={"timeout": limits, **own})
+        guard = Guard(hosts_of([uri]) if named is None else tuple(named))
+        # the address as it is: `::` may be part of a host
+        fs, path = fsspec.filesystem("http", get_client=guard, client_kwargs={"timeout": limits, **own}), uri
     elif scheme in ("s3", "s3a"):
         own = fsspec.config.conf.get(scheme, {}).get("config_kwargs", {})
         # "standard" ends soon for many requests to a server that is away: they share a quota of retries
@@ -325,35 +344,47 @@ def _fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def open_uri(uri: str) -> Any:
-    """A readable, seekable binary stream of a source's file, local or remote. Raises FileNotFoundError, StoreError."""
+def open_uri(uri: str, *, named: Sequence[str] | None = None) -> Any:
+    """A readable, seekable binary stream of a source's file, local or remote.
+
+    named: hosts that may have private addresses (`mmgen.addresses.hosts_of`); None: that of `uri`, if any. Raises
+    FileNotFoundError, StoreError, AddressRefused.
+    """
     with _outside("read", uri):
         # a local file needs none of fsspec's look-ups, which cost more than reading a small one
         if "://" not in uri:
+            _refuse_pipe(os.stat(uri))
             return open(uri, "rb")
-        fs, path = _filesystem(uri)
+        fs, path = _filesystem(uri, named)
         return _Reading(fs.open(path, "rb"), uri)
 
 
-def read_uri(uri: str, *, limit_bytes: int | None = None, offset: int = 0) -> bytes:
+def read_uri(uri: str, *, limit_bytes: int | None = None, offset: int = 0, named: Sequence[str] | None = None) -> bytes:
     """Bytes of a source's file from `offset`; at most `limit_bytes` + 1 of them, so a caller can tell more.
 
-    Raises FileNotFoundError, StoreError.
+    Raises what `open_uri` raises.
     """
-    with open_uri(uri) as stream, _outside("read", uri):
+    with open_uri(uri, named=named) as stream, _outside("read", uri):
         if offset:
             stream.seek(offset)
         return bytes(stream.read() if limit_bytes is None else stream.read(limit_bytes + 1))
 
 
-def stat_uri(uri: str) -> tuple[int, str]:
-    """(size in bytes, change mark) of a file; the mark is its mtime in ns, or an ETag. Raises FileNotFoundError."""
+def stat_uri(uri: str, *, named: Sequence[str] | None = None) -> tuple[int, str]:
+    """(size in bytes, change mark) of a file; the mark is its mtime in ns, or an ETag. Raises as `open_uri`."""
     with _outside("look up", uri):
         if "://" not in uri:
             found = os.stat(uri)
+            _refuse_pipe(found)
             return found.st_size, str(found.st_mtime_ns)
-        fs, path = _filesystem(uri)
+        fs, path = _filesystem(uri, named)
         return _size_and_mark(fs.info(path))
+
+
+def _refuse_pipe(found: os.stat_result) -> None:
+    # opening a pipe waits for its writer
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+        raise OSError(errno.EINVAL, "neither a file nor a folder")
 
 
 def stat_folder(uri: str) -> dict[str, tuple[int, str]]:
@@ -374,20 +405,28 @@ def _size_and_mark(info: Mapping[str, Any]) -> tuple[int, str]:
     return int(info["size"] or 0), str(next((info[name] for name in names if info.get(name)), ""))
 
 
-def list_uri(uri: str) -> list[str]:
-    """Sorted URIs of all files below the folder `uri`, symbolic links not followed out of it.
+def walk_uri(uri: str) -> Iterator[str]:
+    """URIs of all files below the folder `uri`, folder by folder, symbolic links not followed out of it.
 
     Raises SourceError for a local folder that may not be read, StoreError for a server.
     """
     if "://" not in uri:
-        walk = os.walk(os.path.abspath(uri), onerror=_unlisted)
-        return sorted(os.path.join(folder, name) for folder, _, names in walk for name in names)
+        for folder, _, names in os.walk(os.path.abspath(uri), onerror=_unlisted):
+            yield from (f"{folder}/{name}" for name in names)
+        return
     with _outside("list", uri):
         fs, path = _filesystem(uri)
         fs.invalidate_cache(path)
-        return sorted(fs.unstrip_protocol(found) for found in fs.find(path))
+        for found in fs.find(path):
+            # spelled as the folder is: a file system may have several spellings
+            yield f"{uri.rstrip('/')}/{found[len(path.rstrip('/')) :].lstrip('/')}"
 
 
 def _unlisted(error: OSError) -> None:
     # os.walk passes over what it cannot list; files that nobody sees would vanish (law 6)
     raise SourceError(f"source.path: {error.filename}: {error.strerror}; allow it to be listed, or move it away")
+
+
+def list_uri(uri: str) -> list[str]:
+    """What `walk_uri` gives, sorted."""
+    return sorted(walk_uri(uri))

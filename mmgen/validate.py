@@ -24,6 +24,7 @@ from mmgen.modalities.table import MODALITIES
 from mmgen.records import Modality
 from mmgen.report import data_report
 from mmgen.runtime import Runtime, circumstance
+from mmgen.sources.unnamed import sentence
 from mmgen.staging import StagedMedia, each_batch
 from mmgen.store import Store
 from mmgen.tables import each_kept, parquet, parquet_of
@@ -62,6 +63,8 @@ def validate(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -
         )  # fmt: skip
         bar.advance(staging.facts["inputs"])
     runtime.progress.say(_summary(decision))
+    if beside := sentence(staging.circumstance.get("unnamed")):
+        runtime.progress.say(beside)
     draft.put("verdicts.parquet", parquet_of(decision.chunks()), "verdicts")
     draft.put("quarantine.parquet", parquet(decision.quarantine), "quarantine")
     draft.put("report.html", page, "report")

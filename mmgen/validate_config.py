@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from mmgen.errors import unknown_name
 from mmgen.modalities.config import CheckConfig
 from mmgen.reasons import REASONS
-from mmgen.settings import Settings
+from mmgen.settings import Settings, plain_word
 
 
 class HoldoutConfig(Settings):
@@ -18,6 +18,11 @@ class HoldoutConfig(Settings):
     column: str
     values: tuple[str, ...]
     split: str = "heldout"
+
+    @field_validator("split")
+    @classmethod
+    def _plain(cls, split: str) -> str:
+        return plain_word(split)
 
 
 class GateConfig(Settings):

@@ -229,9 +229,9 @@ class _Judge:
         kept = self.ranked[self.verdict_N[self.ranked] == KEPT]
         shares = {str(split): part for split, part in self.config.splits.items()}
         fixed_N = self._own_splits()
-        exemplar = self.exemplar_N[kept]
-        # what it repeats may have been dropped since
-        exemplar = np.where(self.verdict_N[exemplar] == KEPT, exemplar, kept)
+        # what a sample repeats may have been rejected since; the first that is left stands for it
+        _, first, cluster = np.unique(self.exemplar_N[kept], return_index=True, return_inverse=True)
+        exemplar = kept[first[cluster]]
         linked = (self.inputs.group_N[kept] >= 0) | (exemplar != kept) | np.isin(kept, exemplar[exemplar != kept])
         if len(kept) < FEW_UNITS:
             linked[:] = True
@@ -357,15 +357,18 @@ class _Judge:
         return said
 
     def _leaks(self) -> int:
-        """Kept samples whose exemplar, or group, is in another split. The splits leave none; this counts again."""
+        """Kept samples whose cluster, or group, is in another split. The splits leave none; this counts again."""
         kept = self.kept()
-        exemplar = self.exemplar_N[kept]
-        apart = (self.verdict_N[exemplar] == KEPT) & (self.split_N[exemplar] != self.split_N[kept])
-        group = self.inputs.group_N[kept]
-        _, first = np.unique(group, return_index=True)
-        split_of = np.full(len(self.inputs.groups) + 1, -1, np.int8)
-        split_of[group[first]] = self.split_N[kept[first]]
-        return int((apart | ((group >= 0) & (split_of[group] != self.split_N[kept]))).sum())
+        apart = self._apart(kept, self.exemplar_N[kept])
+        grouped = np.flatnonzero(self.inputs.group_N[kept] >= 0)
+        apart[grouped] |= self._apart(kept[grouped], self.inputs.group_N[kept[grouped]])
+        return int(apart.sum())
+
+    def _apart(self, kept: Int, together: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Which samples are in another split than the first one of what should stay together."""
+        _, first, member = np.unique(together, return_index=True, return_inverse=True)
+        apart: npt.NDArray[np.bool_] = self.split_N[kept] != self.split_N[kept[first[member]]]
+        return apart
 
 
 def _named(codes: npt.NDArray[Any], names: Sequence[str]) -> pl.Series:

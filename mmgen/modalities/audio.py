@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mmgen.errors import SourceError
 from mmgen.modalities.config import CheckConfig
+from mmgen.modalities.containers import cut_sound, flac_frames, with_flac_frames, wrong_size
 from mmgen.modalities.probing import THUMB_SIDE, Facts, Finding, Probe, Rule, Thumb, active_content, findings, hash64
 from mmgen.records import Modality
 
@@ -58,8 +59,15 @@ HEADER_RULES = (
         lambda f, c: f"wanted at most {c.max_audio_channels} channels, came {f['channels']}"
         if f["channels"] > c.max_audio_channels else None,
     ),
+    # what is packed well, silence above all, is small as a file and huge once it is decoded
+    Rule(
+        "too_many_bytes", "reject",
+        lambda f, c: f"wanted at most {c.max_audio_bytes} bytes unpacked, 16 bits a sample, came {f['unpacked']}"
+        if f["unpacked"] > c.max_audio_bytes else None,
+    ),
 )  # fmt: skip
 CONTENT_RULES = (
+    Rule("wrong_size", "flag", lambda f, c: f["wrong_size"]),
     Rule(
         "silent", "reject",
         lambda f, c: f"wanted louder than {c.silence_dbfs:g} dBFS, came {f['rms_db']:.1f}"
@@ -129,17 +137,17 @@ class AudioMedia:
         ext = self.sniff(data)
         if found := findings(RULES, {"bytes": len(data), "ext": ext, "active": active_content(data)}, limits):
             return Probe(ext, {}, tuple(found[:1]))
-        if cut := _cut_off(data, ext):
+        if cut := cut_sound(data, ext):
             return Probe(ext, {}, (Finding("truncated", "reject", cut),))
         try:
-            with soundfile.SoundFile(_Bytes(data)) as stream:
+            with soundfile.SoundFile(_Bytes(_playable(data, ext))) as stream:
                 rate, channels, declared = int(stream.samplerate), int(stream.channels), int(stream.frames)
                 header: Facts = {"seconds": declared / rate, "rate_hz": rate, "channels": channels}
-                if found := findings(HEADER_RULES, header, limits):
+                if found := findings(HEADER_RULES, header | {"unpacked": 2 * declared * channels}, limits):
                     return Probe(ext, {}, tuple(found[:1]))
                 samples = stream.read(dtype="float32", always_2d=True)
         except _BROKEN as error:
-            return Probe(ext, {}, (Finding("undecodable", "reject", f"{ext} that cannot be decoded: {error}"),))
+            return Probe(ext, {}, (Finding("undecodable", "reject", f"{ext} that cannot be decoded: {_said(error)}"),))
         if len(samples) < declared:
             message = f"{ext} of {declared} frames, only {len(samples)} can be read"
             return Probe(ext, {}, (Finding("truncated", "reject", message),))
@@ -151,15 +159,19 @@ class AudioMedia:
             "clipped": float((np.abs(samples) >= 0.9999).mean()),
             "offset": _largest(samples.mean(axis=0, dtype=np.float64)),
             "antiphase": _cancels(samples.T),
+            "wrong_size": wrong_size(data, ext),
         }
         return Probe(ext, facts, tuple(findings(CONTENT_RULES, measured, limits)))
 
     def decode(self, data: bytes) -> tuple[NDArray[np.float32], int]:
         """((channels, frames) float32, rate in Hz). Raises SourceError."""
         try:
-            samples, rate = soundfile.read(_Bytes(data), dtype="float32", always_2d=True)
+            playable = _playable(data, self.sniff(data))
+            samples, rate = soundfile.read(_Bytes(playable), dtype="float32", always_2d=True)
         except _BROKEN as error:
-            raise SourceError(f"audio: wanted sound that can be decoded, came {len(data)} bytes: {error}") from error
+            raise SourceError(
+                f"audio: wanted sound that can be decoded, came {len(data)} bytes: {_said(error)}"
+            ) from error
         return np.ascontiguousarray(samples.T), int(rate)
 
     def encode(self, value: tuple[NDArray[np.float32], int]) -> bytes:
@@ -177,16 +189,16 @@ class AudioMedia:
         return _thumb(_mono(samples), rate)
 
 
-def _cut_off(data: bytes, ext: str | None) -> str | None:
-    """Why the file ends too early; libsndfile reads a shortened RIFF without a word."""
-    if ext == "wav" and data[:4] == b"RIFF":
-        declared = int.from_bytes(data[4:8], "little") + 8
-        # 0 and 0xFFFFFFFF are what streaming writers leave
-        if len(data) < declared and declared not in (8, 0xFFFFFFFF + 8):
-            return f"wav of {declared} bytes, came {len(data)}"
-    if ext == "aiff" and int.from_bytes(data[4:8], "big") + 8 > len(data):
-        return f"aiff of {int.from_bytes(data[4:8], 'big') + 8} bytes, came {len(data)}"
-    return None
+def _playable(data: bytes, ext: str | None) -> bytes:
+    """`data`, with the number of frames that a FLAC has where its header tells less, or nothing: libsndfile stops there
+    (at nothing it fails)."""
+    found = flac_frames(data) if ext == "flac" else None
+    return data if found is None or found[0] >= found[1] else with_flac_frames(data, found[1])
+
+
+def _said(error: Exception) -> str:
+    # the whole message names an object in memory, another one each time
+    return str(getattr(error, "error_string", error))
 
 
 def _measure(samples: NDArray[np.float32], rate_hz: int) -> Facts:

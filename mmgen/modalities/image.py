@@ -14,6 +14,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from mmgen.errors import SourceError
 from mmgen.modalities.config import CheckConfig
+from mmgen.modalities.containers import cut_image
 from mmgen.modalities.probing import THUMB_SIDE, Facts, Finding, Probe, Rule, Thumb, active_content, findings, hash64
 from mmgen.records import Modality
 
@@ -79,7 +80,8 @@ class ImageMedia:
             return "gif"
         if data[:2] == b"BM" and len(data) >= 26:
             return "bmp"
-        return "tif" if data[:4] in (b"II*\0", b"MM\0*") else None
+        # the second pair is BigTIFF's
+        return "tif" if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") else None
 
     def refuse_size(self, size_bytes: int, limits: CheckConfig) -> Finding | None:
         """A finding if so many bytes are more than the cap."""
@@ -96,9 +98,11 @@ class ImageMedia:
                 if found := findings(HEADER_RULES, {"width": image.width, "height": image.height}, limits):
                     return Probe(ext, {}, tuple(found[:1]))
                 frames, mode = int(getattr(image, "n_frames", 1)), image.mode
-                if cut := _cut_off(data, ext):
+                if cut := cut_image(data, ext):
                     return Probe(ext, {}, (Finding("truncated", "reject", cut),))
                 facts = _measure(_upright(image)) | {"mode": mode}
+        except _NotFinite as error:
+            return Probe(ext, {}, (Finding("not_finite", "reject", str(error)),))
         except Image.DecompressionBombError as error:
             return Probe(ext, {}, (Finding("too_many_pixels", "reject", str(error)),))
         except UnidentifiedImageError:
@@ -135,6 +139,10 @@ class _Undecodable(Exception):
     TIFF without sides, RuntimeError, struct.error, …), and a list of them is only complete until the next file."""
 
 
+class _NotFinite(_Undecodable):
+    """Pixels that are no numbers."""
+
+
 @contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
     with warnings.catch_warnings():
@@ -143,26 +151,10 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         try:
             with Image.open(io.BytesIO(data), formats=tuple(FORMATS.values())) as image:
                 yield image
-        except (MemoryError, UnidentifiedImageError, Image.DecompressionBombError):
+        except (MemoryError, UnidentifiedImageError, Image.DecompressionBombError, _Undecodable):
             raise
         except Exception as error:
             raise _Undecodable(f"{error}" or type(error).__name__) from error
-
-
-def _cut_off(data: bytes, ext: str | None) -> str | None:
-    """Why the file ends too early, where the format says how it ends; decoders forgive a missing end."""
-    if ext == "png" and b"IEND\xae\x42\x60\x82" not in data[-64:]:
-        # bytes after the end are harmless, so look further before refusing
-        return None if b"IEND\xae\x42\x60\x82" in data else "png without its end chunk"
-    if ext == "jpg" and b"\xff\xd9" not in data[-64:]:
-        return None if b"\xff\xd9" in data[-4096:] else "jpeg without its end marker"
-    if ext == "webp" and int.from_bytes(data[4:8], "little") + 8 > len(data):
-        return f"webp of {int.from_bytes(data[4:8], 'little') + 8} bytes, came {len(data)}"
-    if ext == "gif" and not data.rstrip(b"\0").endswith(b";"):
-        return "gif without its trailer"
-    if ext == "bmp" and int.from_bytes(data[2:6], "little") > len(data):
-        return f"bmp of {int.from_bytes(data[2:6], 'little')} bytes, came {len(data)}"
-    return None
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -173,7 +165,10 @@ def _upright(image: Image.Image) -> Image.Image:
     upright = ImageOps.exif_transpose(image) if turned else image
     if upright.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
         wide = np.asarray(upright, dtype=np.float64)
-        top = 255.0 if wide.max(initial=0) <= 255 else 65535.0
+        if not np.isfinite(wide).all():
+            raise _NotFinite(f"{int(wide.size - np.isfinite(wide).sum())} pixels are NaN or infinite")
+        highest = wide.max(initial=0)
+        top = 1.0 if upright.mode == "F" and highest <= 1 else 255.0 if highest <= 255 else 65535.0
         return Image.fromarray(np.clip(np.round(wide * (255 / top)), 0, 255).astype(np.uint8))
     if upright.mode in ("1", "L"):
         return upright.convert("L")

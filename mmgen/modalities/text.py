@@ -1,8 +1,9 @@
-"""Text: UTF-8, checked and measured."""
+"""Text: UTF-8, checked and measured, never changed: what is odd about it is a flag."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -12,6 +13,8 @@ from mmgen.modalities.probing import Finding, Probe, Rule, Thumb, findings
 from mmgen.records import Modality
 
 _ALLOWED_CONTROLS = "\t\n\r"
+#: they turn the order of letters round whatever these are; marks, embeddings and isolates are ordinary writing
+_OVERRIDES = re.compile("[\u202d\u202e]")
 _EMAIL = re.compile(r"[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}")
 #: international with a plus, North American groups of 3-3-4, national with a leading zero and groups
 _PHONE = re.compile(
@@ -32,6 +35,16 @@ RULES = (
     Rule(
         "replacement_char", "flag",
         lambda f, c: "holds U+FFFD: it was decoded wrongly before it came here" if "\ufffd" in f["text"] else None,
+    ),
+    Rule(
+        "not_nfc", "flag",
+        lambda f, c: None if unicodedata.is_normalized("NFC", f["text"])
+        else "holds characters that Unicode composes otherwise (NFC); equal words may differ in their bytes",
+    ),
+    Rule(
+        "bidi_override", "flag",
+        lambda f, c: "holds U+202D or U+202E: it is shown in another order than it is read"
+        if _OVERRIDES.search(f["text"]) else None,
     ),
     # what is found is not repeated: reports and quarantine tables travel further than the data
     Rule("pii_email", "flag", lambda f, c: _count(_EMAIL.findall(f["text"]), "e-mail address")),

@@ -162,6 +162,7 @@ def build(
         "splits": decision.splits,
         "dominant": tables.dominant(funnel, decision.counts["inputs"]),
         "funnel": funnel,
+        "unnamed": staging.circumstance.get("unnamed"),
         "sources": tables.sources(
             decision.verdicts, first_rows, folders=config.source.kind in ("folder", "image_folder")
         ),

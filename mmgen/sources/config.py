@@ -31,8 +31,10 @@ class SourceConfig(Settings):
     language: str | None = None
     #: further columns kept as metadata; "*": all that are nothing else
     meta: tuple[str, ...] | Literal["*"] = ()
-    #: folders outside the source's own that its paths may name
+    #: folders and addresses outside the source's own that its paths may name; `https://` alone: all public hosts
     allow_roots: tuple[str, ...] = ()
+    #: look for media beside a table that no row names; false spares the listing of a huge folder
+    list_unnamed: bool = True
 
 
 class IngestConfig(Settings):

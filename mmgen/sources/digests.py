@@ -11,12 +11,14 @@ import contextlib
 import json
 import os
 import sqlite3
+import stat
 import tempfile
 from collections import Counter
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mmgen.errors import StoreError
 from mmgen.sources.fetching import Patience
@@ -37,7 +39,7 @@ MISSING = -1
 
 _TABLES = """
 create table files (uri text primary key, size integer not null, mark text not null, sha256 text) without rowid;
-create table look (stamp text not null, batches text not null);
+create table look (stamp text not null, batches text not null, beside text not null);
 """
 
 
@@ -58,22 +60,23 @@ NOWHERE = Digest(MISSING, "", "")
 class Look:
     """What a whole look at a source found. stamp: of all that the rows follow from, but for the media.
 
-    batches: (name, rows) of each, in order.
+    batches: (name, rows) of each, in order. beside: facts of files that are no part of it.
     """
 
     stamp: str
     batches: tuple[tuple[str, int], ...]
+    beside: Mapping[str, Any] = field(default_factory=dict)
 
 
 class DigestCache:
     """uri → Digest. `rehash` reads every file again.
 
-    What was read for it may be taken once, so that a remote file is read once. Raises FileNotFoundError for a file
-    that is not there, StoreError for one that cannot be read.
+    named: hosts that may have private addresses, see `open_uri`. What was read may be taken once, so that a remote
+    file is read once. Raises FileNotFoundError for a file that is not there, StoreError for one that cannot be read.
     """
 
-    def __init__(self, store: Store, name: str, *, rehash: bool = False) -> None:
-        self._store, self._name, self._path, self._rehash = store, name, cache_path(name), rehash
+    def __init__(self, store: Store, name: str, *, rehash: bool = False, named: Sequence[str] | None = None) -> None:
+        self._store, self._name, self._path, self._hosts = store, name, cache_path(name), named
         # a nameless database lies in a temporary file that is gone with the connection
         self._db = sqlite3.connect("", isolation_level=None)
         self._db.executescript(_TABLES)
@@ -155,7 +158,7 @@ class DigestCache:
         try:
             if "://" not in uri:
                 return Digest(size, mark, sha256_file(uri))
-            data = self.patience(lambda: read_uri(uri))
+            data = self.patience(lambda: read_uri(uri, named=self._hosts))
         except (OSError, StoreError) as error:
             return error
         if keep and self._kept_bytes + len(data) <= KEPT_BYTES:
@@ -176,7 +179,7 @@ class DigestCache:
         if (found := self._listed.get(folder, {}).get(name)) is not None:
             return found
         try:
-            return self.patience(lambda: stat_uri(uri)) if "://" in uri else stat_uri(uri)
+            return self.patience(lambda: stat_uri(uri, named=self._hosts)) if "://" in uri else stat_uri(uri)
         except (OSError, StoreError) as error:
             return error
 
@@ -194,7 +197,7 @@ class DigestCache:
         """The last look, if it had this stamp and all its files are as they were; no file is read."""
         if self._known is None:
             return None
-        found = self._known.execute("select stamp, batches from look").fetchone()
+        found = self._known.execute("select stamp, batches, beside from look").fetchone()
         if found is None or found[0] != stamp:
             return None
         files = self._known.execute("select uri, size, mark from files")
@@ -203,7 +206,7 @@ class DigestCache:
                 now = (MISSING, "") if isinstance(state, FileNotFoundError) else state
                 if isinstance(now, Exception) or not _same(Digest(size, mark, ""), now, uri, missing=size == MISSING):
                     return None
-        return Look(stamp, tuple((name, rows) for name, rows in json.loads(found[1])))
+        return Look(stamp, tuple((name, rows) for name, rows in json.loads(found[1])), json.loads(found[2]))
 
     def save(self, look: Look | None = None) -> None:
         """Keep the digests of the files that were asked for; others are no longer in the source. Ends the cache.
@@ -215,7 +218,8 @@ class DigestCache:
         kept = look if self._complete else None
         if self._changed or kept is not None or known != self._db.execute(count).fetchone()[0]:
             if kept is not None:
-                self._db.execute("insert into look values (?, ?)", (kept.stamp, json.dumps(kept.batches)))
+                said = (kept.stamp, json.dumps(kept.batches), json.dumps(kept.beside))
+                self._db.execute("insert into look values (?, ?, ?)", said)
             self._db.execute("commit")
             self._write()
         self._count_fetches()
@@ -261,7 +265,7 @@ def _open(store: Store, path: str) -> sqlite3.Connection | None:
             found = sqlite3.connect(f"{Path(local).as_uri()}?mode=ro&immutable=1", uri=True)
             try:
                 found.execute("select uri, size, mark, sha256 from files limit 1").fetchone()
-                found.execute("select stamp, batches from look limit 1").fetchone()
+                found.execute("select stamp, batches, beside from look limit 1").fetchone()
             except sqlite3.DatabaseError:
                 found.close()
                 raise
@@ -299,11 +303,13 @@ def _local_state(path: str) -> tuple[int, str] | Exception:
     """What `stat_uri` tells, without the detour that makes its errors ours: asked for every file of a source."""
     try:
         found = os.stat(path)
-    except FileNotFoundError as error:
-        return error
-    except (OSError, ValueError) as error:
-        return StoreError(f"could not look up {path}: {error}")
-    return found.st_size, str(found.st_mtime_ns)
+        # what is no file is refused there, and what fails is told there
+        return (found.st_size, str(found.st_mtime_ns)) if stat.S_ISREG(found.st_mode) else stat_uri(path)
+    except (OSError, ValueError, StoreError):
+        try:
+            return stat_uri(path)
+        except (OSError, StoreError) as error:
+            return error
 
 
 def take_fetches(store: Store, name: str) -> dict[str, int]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from mmgen.errors import StoreError
+from mmgen.errors import AddressRefused, StoreError
 
 ATTEMPTS = 4
 #: seconds before the second attempt; each further one waits twice as long as the one before
@@ -60,7 +60,7 @@ def is_passing(error: BaseException | None) -> bool:
     """Whether a store error came of a lost connection, a timeout or a busy server. S3's client repeats by itself."""
     aiohttp = sys.modules.get("aiohttp")
     lost = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) if aiohttp else ()
-    while error is not None:
+    while error is not None and not isinstance(error, AddressRefused):
         if (status := getattr(error, "status", None)) is not None:
             return status in PASSING
         if isinstance(error, (TimeoutError, ConnectionError, *lost)):

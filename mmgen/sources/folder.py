@@ -7,8 +7,9 @@ Several slots of one modality are told apart by `<stem>.<slot>.<ext>`.
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from mmgen.errors import SourceError
@@ -17,42 +18,60 @@ from mmgen.records import SPLIT_SPELLINGS, MediaRef, Sample
 from mmgen.sources.config import SourceConfig
 from mmgen.sources.grouped import Grouping, Part
 from mmgen.sources.rows import Refused, Roots, Row
-from mmgen.store import list_uri, read_uri
+from mmgen.sources.unnamed import Unnamed
+from mmgen.store import read_uri, walk_uri
 
 FOLDER_NAMES = frozenset(("image", "images", "img", "audio", "audios", "wav", "wavs", "text", "texts", "captions"))
 
 
 class FolderSource:
-    """All files below a folder, links followed only within it."""
+    """All files below a folder, links followed only within it. ignored: those that no row could use."""
 
     def __init__(self, config: SourceConfig, slots: Mapping[str, SlotConfig]) -> None:
         self.path = config.path.rstrip("/") if "://" in config.path else os.path.abspath(config.path)
         self.slots, self.grouping = slots, Grouping(config, slots)
         self.roots = Roots(self.path, config.allow_roots)
+        self.ignored = Unnamed()
 
     def rows(self) -> Iterator[Row]:
         """In the order of their stems. See `Source.rows`."""
         if "://" not in self.path and not os.path.isdir(self.path):
             raise SourceError(f"source.path: {self.path}: no such folder")
-        groups: dict[str, list[Part]] = {}
-        for uri in list_uri(self.path):
-            relative = uri[len(self.path) :].lstrip("/")
-            if any(piece.startswith(".") for piece in relative.split("/")):
-                continue
-            stem, part = self._part(relative, uri)
-            if self.grouping.useful(part):
-                groups.setdefault(stem, []).append(part)
-        for number, stem in enumerate(sorted(groups)):
-            yield self.grouping.row(number, stem, groups[stem])
+        files = self._files()
+        self._look_over(files)
+        for number, (stem, entries) in enumerate(itertools.groupby(files, _stem)):
+            yield self._row(number, stem, [self._part(entry.partition("\0")[2]) for entry in entries])
 
-    def _part(self, relative: str, uri: str) -> tuple[str, Part]:
-        stem, slot, ext = self._named(relative)
+    def _files(self) -> list[str]:
+        """`<stem>\\0<path below the folder>` of every useful file, in order: all that is held of a whole folder."""
+        self.ignored, found = Unnamed(), []
+        for uri in walk_uri(self.path):
+            relative = uri[len(self.path) :].lstrip("/")
+            if relative.startswith(".") or "/." in relative:
+                continue
+            stem, slot, ext = self._named(relative)
+            if self.grouping.useful(Part(relative, slot, ext.lower(), MediaRef(uri), _nothing)):
+                found.append(f"{stem}\0{relative}")
+            else:
+                self.ignored.add(relative)
+        found.sort()
+        return found
+
+    def _look_over(self, files: Sequence[str]) -> None:
+        """See all files before the first row is made."""
+
+    def _row(self, number: int, stem: str, parts: Sequence[Part]) -> Row:
+        return self.grouping.row(number, stem, parts)
+
+    def _part(self, relative: str) -> Part:
+        uri = f"{self.path}/{relative}"
+        _, slot, ext = self._named(relative)
         refused = None
         try:
             self.roots.resolve(uri)
         except Refused as error:
             refused = str(error)
-        return stem, Part(relative, slot, ext.lower(), MediaRef(uri, None, relative), _reader(uri, refused), refused)
+        return Part(relative, slot, ext.lower(), MediaRef(uri, None, relative), _reader(uri, refused), refused)
 
     def _named(self, relative: str) -> tuple[str, str | None, str]:
         """(stem, slot, extension) of a path below the folder; the slot is None where the path does not tell."""
@@ -76,13 +95,16 @@ class ImageFolderSource(FolderSource):
     The first folders are splits if all of them have a split's name. What a `.json` beside a file says goes before.
     """
 
-    def rows(self) -> Iterator[Row]:
-        """See `Source.rows`. A file that lies in no class has no label."""
-        rows = list(super().rows())
-        paths = [row.sample.key.split("/") for row in rows if row.sample is not None]
-        split = bool(paths) and all(len(path) > 2 and path[0].lower() in SPLIT_SPELLINGS for path in paths)
-        for row in rows:
-            yield row if row.sample is None else replace(row, sample=_classified(row.sample, split=split))
+    _split = False
+
+    def _look_over(self, files: Sequence[str]) -> None:
+        paths = (_stem(entry).split("/", 2) for entry in files)
+        self._split = bool(files) and all(len(path) > 2 and path[0].lower() in SPLIT_SPELLINGS for path in paths)
+
+    def _row(self, number: int, stem: str, parts: Sequence[Part]) -> Row:
+        """A file that lies in no class has no label."""
+        row = super()._row(number, stem, parts)
+        return row if row.sample is None else replace(row, sample=_classified(row.sample, stem, split=self._split))
 
     def _named(self, relative: str) -> tuple[str, str | None, str]:
         folder, _, name = relative.rpartition("/")
@@ -90,12 +112,20 @@ class ImageFolderSource(FolderSource):
         return f"{folder}/{stem or name}".lstrip("/"), None, ext
 
 
-def _classified(sample: Sample, *, split: bool) -> Sample:
-    *folders, _ = sample.key.split("/")
+def _classified(sample: Sample, stem: str, *, split: bool) -> Sample:
+    *folders, _ = stem.split("/")
     own = folders[0] if split else None
     label = next(iter(folders[1:] if split else folders), None)
     return replace(sample, label=sample.label or label, split=sample.split or own)
 
 
+def _stem(entry: str) -> str:
+    return entry.partition("\0")[0]
+
+
 def _reader(uri: str, refused: str | None) -> Callable[[int], bytes]:
     return lambda limit: b"" if refused else read_uri(uri, limit_bytes=limit)
+
+
+def _nothing(_: int) -> bytes:
+    return b""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from mmgen.errors import StoreError
 from mmgen.modalities.config import SlotConfig
 from mmgen.records import MediaRef, Modality, Rejection, Sample
 from mmgen.sources.config import SourceConfig
-from mmgen.sources.rows import Row, alternatives, plain, rejected
+from mmgen.sources.rows import Row, alternatives, plain, rejected, strict_json
 from mmgen.tars import safe_key
 
 MAX_SIDECAR_BYTES = 1 << 20
@@ -65,6 +64,8 @@ class Grouping:
     def row(self, number: int, stem: str, parts: Sequence[Part]) -> Row:
         """The row of a group of parts."""
         sidecars = [part for part in parts if part.ext == "json"]
+        if sidecars and sidecars[0].refused is not None:
+            return rejected(number, stem, "path_refused", f"'{sidecars[0].name}': {sidecars[0].refused}")
         try:
             said = _object(sidecars[0].read(MAX_SIDECAR_BYTES)) if sidecars else {}
         except (ValueError, RecursionError) as error:
@@ -127,7 +128,10 @@ class Grouping:
             media[slot] = part.ref
             return None
         try:
-            text = part.read(MAX_SIDECAR_BYTES).decode("utf-8-sig").strip("\r\n")
+            data = part.read(MAX_SIDECAR_BYTES)
+            if len(data) > MAX_SIDECAR_BYTES:
+                return "too_long", "reject", f"{part.name}: wanted at most {MAX_SIDECAR_BYTES} bytes of text"
+            text = data.decode("utf-8-sig").strip("\r\n")
         except UnicodeDecodeError as error:
             return "not_utf8", "reject", f"{part.name}: {error}"
         except (OSError, StoreError) as error:
@@ -163,7 +167,7 @@ def _class_of(parts: Sequence[Part]) -> str | None:
 
 
 def _object(data: bytes) -> dict[str, Any]:
-    value = json.loads(data.decode("utf-8-sig"))
+    value = strict_json(data.decode("utf-8-sig"))
     if not isinstance(value, dict):
         raise ValueError(f"came {type(value).__name__}")
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import posixpath
@@ -84,7 +85,8 @@ class Roots:
     def __init__(self, base: str, allowed: Sequence[str] = ()) -> None:
         self.base = base.rstrip("/") if "://" in base else os.path.abspath(base)
         own = [*allowed, self.base]
-        self._remote = tuple(root.rstrip("/") + "/" for root in own if "://" in root)
+        # a bare `https://` is any host that has a public address
+        self._remote = tuple(root if root.endswith("://") else root.rstrip("/") + "/" for root in own if "://" in root)
         local = [os.path.abspath(os.path.join(self.base, root)) for root in own if "://" not in root]
         self._local = tuple({*local, *(os.path.realpath(root) for root in local)})
         self._real: dict[str, bool] = {}
@@ -118,10 +120,19 @@ class Roots:
             scheme, rest = written.split("://", 1)
         else:
             scheme, rest = self.base.split("://", 1)
-            rest = f"{rest}/{written}"
-        if scheme in ("http", "https") and (hidden := _hidden_step(rest)):
-            raise Refused(f"'{hidden}' in the address hides a '.', a '/' or a '\\'; write it plainly")
-        url = f"{scheme}://{posixpath.normpath(rest)}"
+            rest = f"{rest}/{written.lstrip('/')}"
+        path, query = rest, ""
+        if scheme in ("http", "https"):
+            if hidden := _hidden_step(rest):
+                raise Refused(f"'{hidden}' in the address hides a '.', a '/' or a '\\'; write it plainly")
+            # what follows the path is the server's to understand
+            path, mark, query = rest.partition("?")
+            query = mark + query
+        elif "::" in written:
+            raise Refused("'::' chains file systems; write the address of the file alone")
+        # a server may well tell `a//b` from `a/b`; with a step up in it, nobody knows where it leads
+        stepping = scheme not in ("http", "https") or not {".", ".."}.isdisjoint(path.split("/"))
+        url = f"{scheme}://{posixpath.normpath(path) if stepping else path}{query}"
         if not url.startswith(self._remote):
             raise Refused("the address lies outside the source; name its folder in source.allow_roots to allow it")
         return url
@@ -217,13 +228,15 @@ def _label(record: Mapping[str, Any], column: str | None) -> str | None:
 
 
 def plain(value: Any) -> str:
-    """A cell as text, empty for null."""
+    """A cell as text, empty for null; a list or an object as JSON, but of a file of a data set its path."""
     if value is None or isinstance(value, str):
         return value or ""
     if isinstance(value, bytes):
         return f"{len(value)} bytes"
-    if isinstance(value, Mapping):
-        return str(value.get("path") or "")
+    if isinstance(value, Mapping) and "path" in value:
+        return str(value["path"] or "")
+    if isinstance(value, Mapping | list | tuple):
+        return json.dumps(value, ensure_ascii=False, default=plain) if value else ""
     if isinstance(value, float) and math.isnan(value):
         return ""
     # a column of whole numbers with gaps arrives as floats
@@ -245,3 +258,21 @@ def _media(value: Any, roots: Roots) -> MediaRef | None:
         return MediaRef(None, value, f"{len(value)} embedded bytes")
     written = plain(value)
     return MediaRef(roots.resolve(written.strip()), None, written) if written.strip() else None
+
+
+def strict_json(text: str | bytes) -> Any:
+    """The value, NaN as null (pandas writes what is missing so). Raises ValueError for a name that occurs twice."""
+    return json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"'{next(name for name in names if names.count(name) > 1)}' occurs twice in an object")
+    return made
+
+
+def _constant(word: str) -> None:
+    if word != "NaN":
+        raise ValueError(f"'{word}' is no number of JSON")

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmgen.errors import SourceError
 from mmgen.sources.config import SourceConfig
-from mmgen.sources.rows import Columns, Roots, Row, to_row
+from mmgen.sources.rows import Columns, Refused, Roots, Row, to_row
 from mmgen.store import open_uri, read_uri
 
 #: the column that a DatasetDict's splits fill, unless the configuration names one
@@ -42,14 +42,25 @@ class SavedSource:
                 number += 1
 
     def _splits(self) -> list[str | None]:
+        path = f"{self.path}/dataset_dict.json"
         try:
-            return list(self._json(f"{self.path}/dataset_dict.json")["splits"])
+            splits = self._json(path).get("splits")
         except FileNotFoundError:
             return [None]
+        if not isinstance(splits, list) or not splits or not all(isinstance(each, str) for each in splits):
+            raise SourceError(f"source.path: {path}: wanted a list of splits, came {splits!r:.80}")
+        return list(splits)
+
+    def _within(self, path: str) -> str:
+        """`path`, which may not leave the folder: its files name each other. Raises SourceError."""
+        try:
+            return self.roots.resolve(path)
+        except Refused as error:
+            raise SourceError(f"source.path: {self.path}: names '{path}': {error}") from error
 
     def _json(self, path: str) -> dict[str, Any]:
         try:
-            value: dict[str, Any] = json.loads(read_uri(path))
+            value = json.loads(read_uri(self._within(path)))
         except FileNotFoundError:
             if path.endswith("dataset_dict.json"):
                 raise
@@ -57,13 +68,20 @@ class SavedSource:
             raise SourceError(f"source.path: {self.path}: {wanted}, {os.path.basename(path)} is not there") from None
         except ValueError as error:
             raise SourceError(f"source.path: {path}: not JSON: {error}") from error
+        if not isinstance(value, dict):
+            raise SourceError(f"source.path: {path}: wanted a JSON object, came {type(value).__name__}")
         return value
 
     def _records(self, folder: str) -> Iterator[Mapping[str, Any]]:
         import pyarrow as pa
 
-        for entry in self._json(f"{folder}/state.json")["_data_files"]:
-            path = self.roots.resolve(f"{folder}/{entry['filename']}")
+        entries = self._json(f"{folder}/state.json").get("_data_files")
+        listed = entries if isinstance(entries, list) else []
+        names = [each.get("filename") for each in listed if isinstance(each, Mapping)]
+        if not names or not all(isinstance(name, str) for name in names):
+            raise SourceError(f"source.path: {folder}/state.json: wanted the names of data files, came {entries!r:.80}")
+        for name in names:
+            path = self._within(f"{folder}/{name}")
             try:
                 with open_uri(path) as stream, pa.ipc.open_stream(stream) as reader:
                     for batch in reader:

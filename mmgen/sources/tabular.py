@@ -1,23 +1,28 @@
-"""Tables: CSV and TSV, JSON lines, Parquet. Records keep their number, whatever is wrong with those before them."""
+"""Tables: CSV, TSV, JSON lines (packed or not), Parquet. Records keep their number, whatever is wrong before them."""
 
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import itertools
-import json
 import os
+import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
 from mmgen.errors import SourceError, unknown_name
 from mmgen.sources.config import SourceConfig
-from mmgen.sources.rows import Columns, Roots, Row, rejected, to_row
+from mmgen.sources.rows import Columns, Roots, Row, rejected, strict_json, to_row
 from mmgen.store import read_uri
 
 #: cells longer than this are a broken quote rather than a text
 MAX_CELL_CHARS = 16 << 20
+#: lines longer than this are cut into several, so that none has to fit into memory
+MAX_LINE_CHARS = 64 << 20
+PACKED = ".gz"
 #: JSON lines have no header: columns are those of this many first records
 HEAD_RECORDS = 1000
 DELIMITERS = {"csv": ",;\t|", "tsv": "\t"}
@@ -58,9 +63,11 @@ class TableSource:
 
 def format_of(path: str) -> str:
     """csv, tsv, jsonl, json or parquet, by the file's suffix. Raises SourceError."""
-    suffix = path.rsplit("/", 1)[-1].rsplit(".", 1)[-1].lower()
+    suffix = path.rsplit("/", 1)[-1].lower().removesuffix(PACKED).rsplit(".", 1)[-1]
     if suffix not in SUFFIXES:
         raise SourceError(f"source.path: {path}: {unknown_name('table suffix', suffix, SUFFIXES)}")
+    if path.lower().endswith(PACKED) and SUFFIXES[suffix] == "parquet":
+        raise SourceError(f"source.path: {path}: Parquet is packed inside; unpack it once with gzip -d")
     return SUFFIXES[suffix]
 
 
@@ -84,6 +91,42 @@ _Opener = Callable[[], IO[bytes]]
 
 
 def _opener(path: str) -> _Opener:
+    opened = _plain_opener(path)
+    return (lambda: _unpacked(opened(), path)) if path.lower().endswith(PACKED) else opened
+
+
+def _unpacked(stream: IO[bytes], path: str) -> IO[bytes]:
+    """What a gzip stream holds, read as it is asked for. Raises SourceError where it is broken."""
+    return io.BufferedReader(_Unpacked(stream, path))
+
+
+class _Unpacked(io.RawIOBase):
+    def __init__(self, stream: IO[bytes], path: str) -> None:
+        self._stream, self._packed, self._path = gzip.GzipFile(fileobj=stream), stream, path
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        return self._stream.seek(offset, whence)
+
+    def readinto(self, buffer: Any, /) -> int:
+        try:
+            data = self._stream.read(len(buffer))
+        except (OSError, EOFError, zlib.error) as error:
+            raise SourceError(f"source.path: {self._path}: not a whole gzip file: {error}") from error
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._packed.close()
+        super().close()
+
+
+def _plain_opener(path: str) -> _Opener:
     try:
         if "://" in path:
             data = read_uri(path)
@@ -127,17 +170,47 @@ def _decoded(opened: _Opener) -> io.TextIOWrapper:
     return io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
 
 
+class _Lines:
+    """The lines of a table, which can be taken back to the second of the record that is being read."""
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._text, self._again = text, deque[str]()
+        self.record: list[str] = []
+        self.number = 0
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._again.popleft() if self._again else self._text.readline(MAX_LINE_CHARS)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        self.record.append(line)
+        return line
+
+    def take_back(self) -> None:
+        """All lines of the record but its first come again."""
+        self._again.extendleft(reversed(self.record[1:]))
+        self.number -= len(self.record) - 1
+
+
 def _csv_records(opened: _Opener, names: list[str], delimiter: str) -> Iterator[Record]:
     with _decoded(opened) as text:
-        reader = csv.reader(text, delimiter=delimiter, strict=True)
+        lines = _Lines(text)
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
         next(reader)
         while True:
+            lines.record.clear()
             try:
                 cells = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                yield Bad("malformed_row", f"line {reader.line_num}: {error}")
+                # a quote that nobody closes must not swallow the rows behind it
+                lines.take_back()
+                reader = csv.reader(lines, delimiter=delimiter, strict=True)
+                yield Bad("malformed_row", f"line {lines.number}: {error}")
                 continue
             if not cells:
                 continue
@@ -145,7 +218,7 @@ def _csv_records(opened: _Opener, names: list[str], delimiter: str) -> Iterator[
                 yield dict(zip(names, cells, strict=True))
             else:
                 reason = "short_row" if len(cells) < len(names) else "long_row"
-                yield Bad(reason, f"line {reader.line_num}: wanted {len(names)} cells, came {len(cells)}")
+                yield Bad(reason, f"line {lines.number}: wanted {len(names)} cells, came {len(cells)}")
 
 
 # ---------------------------------------------------------------- JSON
@@ -159,12 +232,12 @@ def _headed(records: Iterator[Record]) -> tuple[list[str], Iterator[Record]]:
 
 def _json_lines(opened: _Opener) -> Iterator[Record]:
     with opened() as stream:
-        for number, line in enumerate(stream, start=1):
+        for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE_CHARS), b""), start=1):
             line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
             if not line.strip():
                 continue
             try:
-                value = _json(line)
+                value = strict_json(line)
             except (ValueError, RecursionError) as error:
                 yield Bad("malformed_row", f"line {number}: not JSON: {error}")
                 continue
@@ -175,28 +248,10 @@ def _json_lines(opened: _Opener) -> Iterator[Record]:
             )
 
 
-def _json(text: str | bytes) -> Any:
-    """The value, NaN as null (pandas writes what is missing so). Raises ValueError for a name that occurs twice."""
-    return json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"'{next(name for name in names if names.count(name) > 1)}' occurs twice in an object")
-    return made
-
-
-def _constant(word: str) -> None:
-    if word != "NaN":
-        raise ValueError(f"'{word}' is no number of JSON")
-
-
 def _json_list(opened: _Opener, path: str) -> Iterator[Record]:
     with opened() as stream:
         try:
-            values = _json(stream.read().decode("utf-8-sig"))
+            values = strict_json(stream.read().decode("utf-8-sig"))
         except (ValueError, RecursionError) as error:
             raise SourceError(f"source.path: {path}: not JSON: {error}") from error
     if not isinstance(values, list):

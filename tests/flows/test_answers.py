@@ -116,3 +116,22 @@ def test_a_person_gets_text_and_no_colours(
 )
 def test_sizes_are_for_people(count: int, text: str) -> None:
     assert size(count) == text
+
+
+def test_checks_shows_every_rule_with_its_effect_and_settings_on_a_narrow_screen(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.data_answers import checked, show_checked
+
+    monkeypatch.setenv("COLUMNS", "80")
+    answer = checked()
+    show_checked(answer)
+    shown = capsys.readouterr().out
+    lines = shown.splitlines()
+    for rule in answer["checks"]:
+        (line,) = [line for line in lines if line.split(" ")[0] == rule["code"]]
+        assert line.split()[1] == rule["effect"]
+        for key, value in rule["settings"].items():
+            assert key in shown
+            assert value is None or isinstance(value, list) or f"= {json.dumps(value)}" in " ".join(shown.split())
+    assert "…" not in shown

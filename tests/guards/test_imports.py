@@ -11,7 +11,7 @@ from tests.guards.source import PACKAGES, imports, modules, parsed, where
 
 # mmgen from the ground up: a file imports only from rooms that stand before its own, or from its own room
 ORDER = (
-    "errors", "records", "reasons", "store", "artifact", "tombstones", "runtime", "settings",
+    "errors", "records", "reasons", "addresses", "store", "artifact", "tombstones", "runtime", "settings",
     # every room's config.py and those of single files stand here, whatever else their room may need
     "configs",
     "tables", "tars", "order", "modalities", "dataset", "sources", "duplicates",

@@ -26,7 +26,7 @@ from tests.data_sources import COLUMNS, table_config, write_source
 #: by the step's version in mmgen/identity.py. Other bytes than these need a higher version, and a new line here.
 GOLDEN_VERDICTS = {
     1: "c5cbbd3cbf54b9041c5e48ee0656405a347c5648a7315e397909aa0e7efbde60",
-    # the verdicts are the same; the report reads facts as a stream, so its quantiles are of cut numbers
+    # the verdicts are the same where no exemplar is dropped as a bridge; the report's quantiles are of cut numbers
     2: "c5cbbd3cbf54b9041c5e48ee0656405a347c5648a7315e397909aa0e7efbde60",
 }
 GOLDEN_SHARDS = {2: "744470e611d274414970940aca9aa5a38d7ff22cc1c7975d26b5b9a54869d5ad"}

@@ -23,6 +23,11 @@ GOLDEN = {
         "291f26c038a955cf78d20a39f56ee49e48d6f3c31befbfdc5177b961f23b09c2",
         "2adf9d4005fb06d986758456e796f0d28687436d343d350bca2fd9647fb7f2be",
     ],
+    # more rules (lengths that lie, pixels that are no numbers, writing); nothing else about rows without these
+    3: [
+        "291f26c038a955cf78d20a39f56ee49e48d6f3c31befbfdc5177b961f23b09c2",
+        "2adf9d4005fb06d986758456e796f0d28687436d343d350bca2fd9647fb7f2be",
+    ],
 }
 
 

@@ -131,3 +131,14 @@ def test_adding_samples_moves_nobody() -> None:
     more = [member(f"k{at}", at, kept=before.get(f"k{at}")) for at in range(400)]
     after = dict(zip((each.key for each in more), splits(more), strict=True))
     assert all(after[key] == split for key, split in before.items())
+
+
+def test_what_repeats_a_dropped_exemplar_stays_in_one_split() -> None:
+    """The exemplar links two splits and goes; two that repeat it, in groups of other splits, repeat each other."""
+    members = [
+        member("e", 0, group="g", own="validation"), member("g1", 1, group="g", own="test"),
+        member("g2", 2, group="g", own="test"), member("b", 3, group="h", own="train", like=0),
+        member("h", 4, group="h", own="train"), member("c", 5, group="k", own="test", like=0),
+        member("k", 6, group="k", own="test"),
+    ]  # fmt: skip
+    assert splits(members) == [None, "test", "test", "train", "train", None, "test"]

@@ -9,13 +9,16 @@ from typing import Any
 
 import polars as pl
 import pytest
+from PIL import Image
 
+from mmgen import verdicts
 from mmgen.artifact import Artifact, latest, load
 from mmgen.config import Config
 from mmgen.errors import GateError, IntegrityError
 from mmgen.ingest import ingest
 from mmgen.runtime import Runtime
 from mmgen.shards import shard
+from mmgen.splits import Placement
 from mmgen.validate import validate
 from mmgen.verdicts import check_counts
 from tests.data_sources import Change, picture, sound, table_config, write_source
@@ -125,7 +128,6 @@ def test_the_same_media_under_other_words_is_linked_but_not_equal(tmp_path: Path
 def test_a_reencoded_picture_and_a_quieter_clip_are_near_duplicates(tmp_path: Path, runtime: Runtime) -> None:
     import numpy as np
     import soundfile
-    from PIL import Image
 
     def change(records: Records, folder: Path) -> None:
         (folder / "20.png").write_bytes(picture(20, 128))
@@ -269,3 +271,81 @@ def test_the_report_and_its_twin_tell_the_same_numbers(tmp_path: Path, runtime: 
     twin = json.loads(runtime.store.read(made.file("report-json").path))
     assert twin["counts"] == made.facts["counts"]
     assert {row["reason"]: row["rows"] for row in twin["funnel"]["quarantined"]} == made.facts["reasons"]["quarantined"]
+
+
+# ---------------------------------------------------------------- a user's own splits, and what leaks through them
+
+
+def leaking(kind: str) -> Change:
+    """Own splits, and row 35 (test) that is linked with row 0 (train) in one way."""
+
+    def change(records: Records, folder: Path) -> None:
+        for at, record in enumerate(records):
+            record["split"] = "test" if at >= 30 else "dev" if at >= 25 else "train"
+        if kind == "group":
+            records[0]["group"] = records[1]["group"] = records[35]["group"] = "ann"
+            return
+        (folder / "0.png").write_bytes(picture(0, 128))
+        for name in ("image", "audio"):
+            records[35][name] = records[0][name]
+        if kind == "exact":
+            records[35]["caption"] = records[0]["caption"]
+        if kind == "near":
+            Image.open(io.BytesIO(picture(0, 128))).save(folder / "35.jpg", "JPEG", quality=85)
+            records[35]["image"] = "35.jpg"
+
+    return change
+
+
+@pytest.mark.parametrize("policy", ["keep", "flag", "drop"])
+@pytest.mark.parametrize("kind", ["exact", "near", "same_media", "group"])
+def test_what_leaks_through_a_users_own_splits_is_dropped_and_told_whatever_the_policy(
+    kind: str, policy: str, tmp_path: Path, runtime: Runtime
+) -> None:
+    """`keep` keeps what repeats another within its split; nothing keeps a leak."""
+    made = judged(tmp_path, runtime, leaking(kind), source={"split": "split", "group": "group"},
+                  duplicates=policy, near_duplicates=policy)  # fmt: skip
+    row = of_row(runtime, made, 35)
+    assert row["verdict"] == "dropped"
+    by_policy = {"exact": "duplicate", "near": "near_duplicate", "same_media": "same_media"}.get(kind)
+    if policy == "drop" and by_policy:
+        assert row["reason"] == by_policy
+    else:
+        assert row["reason"] == "bridges_splits"
+        assert "'train'" in row["message"]
+        assert "'test'" in row["message"]
+    assert row["repeats"] == (None if kind == "group" else kind)
+    # every other row is where its user put it
+    assert made.facts["splits"] == {"train": 25, "validation": 5, "test": 9}
+    assert made.passed
+
+
+@pytest.mark.parametrize("kind", ["exact", "near", "same_media"])
+def test_keep_keeps_without_a_word_within_a_split_and_flag_says_so(kind: str, tmp_path: Path, runtime: Runtime) -> None:
+    def change(records: Records, folder: Path) -> None:
+        leaking(kind)(records, folder)
+        records[35]["split"] = "train"
+
+    for policy, noted in (("keep", []), ("flag", [{"exact": "duplicate", "near": "near_duplicate"}.get(kind, kind)])):
+        made = judged(tmp_path / policy, runtime, change, source={"split": "split"},
+                      duplicates=policy, near_duplicates=policy)  # fmt: skip
+        row = of_row(runtime, made, 35)
+        assert (row["verdict"], row["split"], row["exemplar"]) == ("kept", "train", "s0000")
+        assert table(runtime, made, "quarantine")["reason"].to_list() == noted
+
+
+def test_a_leak_that_the_splits_let_through_fails_the_gate(
+    tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gate counts again by itself: here the splits are made to keep what links two."""
+    real = verdicts.assign
+
+    def careless(members: Any, *rest: Any, **more: Any) -> list[Placement]:
+        placed = real(members, *rest, **more)
+        return [each if each.split else Placement(member.own) for each, member in zip(placed, members, strict=True)]
+
+    monkeypatch.setattr(verdicts, "assign", careless)
+    for kind in ("exact", "near", "same_media", "group"):
+        with pytest.raises(GateError, match="1 samples repeat a sample of another split"):
+            judged(tmp_path / kind, runtime, leaking(kind), source={"split": "split", "group": "group"},
+                   duplicates="keep", near_duplicates="keep")  # fmt: skip

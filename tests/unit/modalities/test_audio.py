@@ -271,3 +271,49 @@ def test_one_speaker_among_silent_channels_is_no_antiphase(channels: int) -> Non
 def test_a_mean_far_from_zero_is_flagged() -> None:
     assert reasons(encoded(sound() + 0.2, subtype="FLOAT")) == [("dc_offset", "flag")]
     assert reasons(encoded(sound() + 0.2, subtype="FLOAT"), CheckConfig(max_dc_offset=0.3)) == []
+
+
+def test_sound_that_is_small_only_while_it_is_packed_is_rejected_undecoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(np.zeros((RATE * 10, 2), np.float32), "FLAC")
+    limits = CheckConfig(max_audio_bytes=RATE * 10 * 2)
+    assert len(data) < limits.max_audio_bytes / 10
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda *args, **options: pytest.fail("decoded"))
+    assert reasons(data, limits) == [("too_many_bytes", "reject")]
+
+
+@pytest.mark.parametrize("form", [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS")])
+def test_six_channels_come_through_and_their_sum_is_the_mean(form: tuple[str, str]) -> None:
+    rate = 48_000
+    samples = np.stack([sound(seed=3) * weight for weight in (1, 1, 1, 0.5, 0.5, 0.05)], axis=1)
+    data = encoded(samples, *form, rate)
+    assert reasons(data) == []
+    decoded, came = MEDIA.decode(data)
+    assert (decoded.shape[0], came) == (6, rate)
+    # lossy codecs order channels as they like, and keep only the depths of the last, and Opus
+    # is not true to the phase of so short a clip; the sum has all of them
+    mono, wanted = downmix(decoded)[:4_000], samples.mean(axis=1)[:4_000]
+    alike = np.correlate(mono, wanted, "full").max() / np.linalg.norm(mono) / np.linalg.norm(wanted)
+    assert alike > (0.6 if form[1] == "OPUS" else 0.97)
+
+
+@pytest.mark.parametrize("form", [("WAV", "PCM_16"), ("AIFF", "PCM_16"), ("OGG", "VORBIS")])
+def test_a_container_without_samples_is_too_short(form: tuple[str, str]) -> None:
+    assert reasons(encoded(np.zeros(0, np.float32), *form)) == [("too_short", "reject")]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"MThd\0\0\0\6", b"#EXTM3U\nhttp://there/x", b"[playlist]\nFile1=http://there/x", b"RIFF\0\0\0\0AVI LIST",
+     b"\0\0\0\x20ftypM4A ", b"ID3", b"ID3\3\0\0\x7f\x7f\x7f\x7f"],
+)  # fmt: skip
+def test_other_containers_and_playlists_are_no_sound(data: bytes) -> None:
+    assert MEDIA.probe(data + bytes(100), LIMITS).rejected
+
+
+def test_what_is_wrong_is_told_in_the_same_words_each_time() -> None:
+    """Messages are bytes of the quarantine: nothing of this process may be in them."""
+    broken = encoded(sound())[:22] + b"\0\0" + encoded(sound())[24:]
+    one, other = (MEDIA.probe(broken, LIMITS).findings[0].message for _ in range(2))
+    assert one == other == "wav that cannot be decoded: Channel count is zero."
+    with pytest.raises(SourceError, match=r"came \d+ bytes: Channel count is zero"):
+        MEDIA.decode(broken)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gzip
 import io
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -228,3 +230,139 @@ def test_a_tunable_rule_does_what_the_configuration_says() -> None:
 )  # fmt: skip
 def test_what_could_execute_or_fetch_is_refused(data: bytes) -> None:
     assert reasons(data) == [("active_content", "reject")]
+
+
+# ---------------------------------------------------------------- odd but good, and hostile
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [(b"zTXt", b"k\0\0"), (b"iTXt", b"k\0\1\0\0\0"), (b"iCCP", b"k\0\0")],
+)  # fmt: skip
+def test_a_bomb_in_the_metadata_is_refused_and_takes_no_memory(metadata: tuple[bytes, bytes]) -> None:
+    kind, head = metadata
+    whole = encoded(picture())
+    data = whole[:33] + chunk(kind, head + zlib.compress(bytes(200 << 20), 9)) + whole[33:]
+    assert len(data) < 1 << 20
+    tracemalloc.start()
+    try:
+        assert reasons(data) == [("undecodable", "reject")]
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("form", ["PNG", "GIF", "WEBP", "TIFF"])
+def test_of_several_frames_the_first_is_used_and_the_others_are_flagged(form: str) -> None:
+    frames = [picture(), picture().rotate(90), picture().rotate(180)]
+    data = encoded(frames[0], form, save_all=True, append_images=frames[1:], lossless=True)
+    assert reasons(data) == [("animated", "flag")]
+    np.testing.assert_array_equal(MEDIA.decode(data), MEDIA.decode(encoded(frames[0], form, lossless=True)))
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_of_exif_stands_upright_in_every_format(form: str, orientation: int) -> None:
+    back = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90",
+            7: "TRANSVERSE", 8: "ROTATE_270"}  # fmt: skip
+    upright, exif = picture(32, 24), Image.Exif()
+    exif[0x0112] = orientation
+    stored = upright.transpose(Image.Transpose[back[orientation]]) if orientation > 1 else upright
+    shown = MEDIA.decode(encoded(stored, form, exif=exif)).astype(int)
+    assert shown.shape == (24, 32, 3)
+    assert np.abs(shown - np.asarray(upright)).mean() < 12
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0" + b"garbage" * 20, b"Exif\0\0II*\0\xff\xff\xff\xff", b"nonsense"])
+def test_broken_exif_does_not_spoil_a_picture(exif: bytes) -> None:
+    assert reasons(encoded(picture(), "JPEG", exif=exif)) == []
+
+
+def close_to(data: bytes, image: Image.Image, *, within: float = 12) -> None:
+    assert reasons(data) == []
+    wanted = np.asarray(image.convert("RGB"), int)
+    assert np.abs(MEDIA.decode(data).astype(int) - wanted).mean() < within
+
+
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [("JPEG", {"progressive": True}), ("JPEG", {"quality": 95, "subsampling": 2}), ("WEBP", {"lossless": True}),
+     ("TIFF", {"compression": "tiff_lzw"}), ("TIFF", {"compression": "tiff_adobe_deflate"}),
+     ("TIFF", {"compression": "jpeg"}), ("TIFF", {"big_tiff": True}), ("BMP", {}), ("PNG", {"interlace": 1})],
+)  # fmt: skip
+def test_compressions_of_every_kind_show_the_same_picture(form: str, options: dict[str, object]) -> None:
+    image = picture(64, 48)
+    close_to(encoded(image, form, **options), image)
+
+
+@pytest.mark.parametrize(("mode", "form"), [("CMYK", "JPEG"), ("CMYK", "TIFF"), ("YCbCr", "TIFF"), ("P", "PNG"),
+                                            ("P", "GIF"), ("P", "BMP")])  # fmt: skip
+def test_colours_of_other_models_are_the_same_colours(mode: str, form: str) -> None:
+    image = picture(64, 48, mode)
+    close_to(encoded(image, form), image)
+
+
+def test_a_palette_with_a_clear_colour_is_laid_over_white() -> None:
+    image = Image.new("P", (4, 4), 0)
+    image.putpalette([0, 0, 0, 200, 10, 10])
+    image.putpixel((1, 1), 1)
+    pixels = MEDIA.decode(encoded(image, transparency=0))
+    assert pixels[0, 0].tolist() == [255, 255, 255]
+    assert pixels[1, 1].tolist() == [200, 10, 10]
+
+
+def test_pixels_that_are_no_numbers_are_rejected_and_fractions_keep_their_range() -> None:
+    ramp = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    data = encoded(Image.fromarray(ramp), "TIFF")
+    assert reasons(data) == []
+    assert MEDIA.decode(data)[:, :, 0].tolist() == np.round(ramp * 255).astype(int).tolist()
+    for bad in (np.nan, np.inf):
+        ramp[2, 3] = bad
+        broken = encoded(Image.fromarray(ramp), "TIFF")
+        assert reasons(broken) == [("not_finite", "reject")]
+        with pytest.raises(SourceError, match="1 pixels are NaN or infinite"):
+            MEDIA.decode(broken)
+
+
+def tiff(*entries: tuple[int, int, int, int], following: int = 0, extra: bytes = b"") -> bytes:
+    """A little-endian TIFF of one directory; an entry is (tag, type, count, value)."""
+    table = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + struct.pack("<I", following) + extra
+
+
+GREY = ((256, 4, 1, 16), (257, 4, 1, 16), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 200),
+        (277, 3, 1, 1), (278, 4, 1, 16), (279, 4, 1, 256))  # fmt: skip
+
+
+def test_absurd_directories_of_a_tiff_are_findings() -> None:
+    pixels = bytes(range(256)) * 2
+    assert reasons(tiff(*GREY, extra=pixels)) == []
+    assert reasons(tiff((256, 4, 1, 2**31), (257, 4, 1, 2**31), *GREY[2:], extra=pixels))[0][0] == "too_many_pixels"
+    huge = tiff(*GREY[:5], (270, 2, 0xFFFFFFF0, 8), (273, 4, 0xFFFFFFFF, 8), *GREY[6:], extra=pixels)
+    assert reasons(huge)[0][0] in ("undecodable", "truncated")
+    # a directory that follows itself
+    assert reasons(tiff(*GREY, following=8, extra=pixels)) in ([], [("animated", "flag")])
+
+
+@pytest.mark.parametrize(
+    "behind", [b"<script>alert(1)</script>", b"PK\3\4" + bytes(60) + b"PK\5\6" + bytes(18), b"%PDF-1.7"]
+)
+def test_a_picture_with_something_behind_it_is_read_as_a_picture(behind: bytes) -> None:
+    for form in ("PNG", "JPEG"):
+        close_to(encoded(picture(64, 48), form) + behind, picture(64, 48))
+
+
+@pytest.mark.parametrize(
+    "data",
+    ["<svg xmlns='x'/>".encode("utf-16"), b"\n" * 400 + b"<svg/>", b"<!-- x --><svg/>", gzip.compress(b"<svg/>"),
+     b"\xc5\xd0\xd3\xc6" + bytes(90), b"\xd7\xcd\xc6\x9a" + bytes(90), b"\0\0\1\0\1\0" + bytes(40), b"MZ" + bytes(90)],
+)  # fmt: skip
+def test_drawings_and_programs_are_refused_however_they_begin(data: bytes) -> None:
+    """SVG in other encodings, behind a comment or packed, PostScript and Windows metafiles in binary, icons."""
+    assert MEDIA.probe(data, LIMITS).rejected
+    with pytest.raises(SourceError):
+        MEDIA.decode(data)

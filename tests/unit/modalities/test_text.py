@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -102,3 +104,36 @@ def test_personal_data_are_flagged_and_not_repeated(text: str, found: list[str])
 def test_personal_data_can_be_rejected() -> None:
     limits = CheckConfig(severity={"pii_email": "reject"})
     assert MEDIA.probe(b"a@example.org", limits).rejected
+
+
+AS_IT_IS = [
+    "\U0001f469\U0001f3fd\u200d\U0001f692 \u2764\ufe0f \U0001f1e9\U0001f1ea", "שלום עולם", "مرحبا بالعالم",
+    "\u200f(שלום)\u200e", "你好，世界。", "こんにちは", "안녕하세요", "ไทย",
+    "<b>bold &amp; <script>alert('x')</script></b>", "=HYPERLINK(\"http://x\")", "=1+1", "+1-2", "@SUM(A1)",
+    "$E = mc^2$, ∫₀¹ x² dx", "“quotes” ‘and’ \"'`", "a\tb\nc\r\nd", "lines \u2028 and \u2029", "  spaces kept  ",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", AS_IT_IS)
+def test_writing_of_every_kind_is_kept_as_it_is(text: str) -> None:
+    assert reasons(text.encode()) == []
+    assert MEDIA.decode(text.encode()) == text
+
+
+@pytest.mark.parametrize("text", ["cafe\u0301", "\u1100\u1161", "\u212b"])
+def test_text_that_is_not_composed_is_flagged_and_not_changed(text: str) -> None:
+    assert reasons(text.encode()) == [("not_nfc", "flag")]
+    assert MEDIA.decode(text.encode()) == text
+    assert reasons(unicodedata.normalize("NFC", text).encode()) == []
+    assert reasons(text.encode(), CheckConfig(severity={"not_nfc": "off"})) == []
+
+
+def test_characters_that_turn_the_order_are_flagged() -> None:
+    assert reasons("access \u202elevel\u202c".encode()) == [("bidi_override", "flag")]
+    assert reasons("\u2067שלום\u2069 and \u200f!".encode()) == []
+
+
+def test_lone_surrogates_are_no_utf8() -> None:
+    assert reasons("a\ud800b".encode("utf-8", "surrogatepass")) == [("not_utf8", "reject")]
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        MEDIA.encode("a\udc80")

@@ -96,6 +96,22 @@ def test_a_broken_sidecar_rejects_its_row_only(tmp_path: Path, sidecar: str | by
     assert told(rows) == {"1": ([], ["malformed_sidecar"]), "2": (["image"], [])}
 
 
+@pytest.mark.parametrize("sidecar", ['{"label": "a", "label": "b"}', '{"label": Infinity}'])
+def test_json_that_says_two_things_rejects_its_row_as_in_a_table(tmp_path: Path, sidecar: str) -> None:
+    assert told(read(folder(tmp_path, {"a.png": b"x", "a.json": sidecar})))["a"] == ([], ["malformed_sidecar"])
+
+
+def test_a_number_that_is_none_in_json_is_missing(tmp_path: Path) -> None:
+    (row,) = read(folder(tmp_path, {"a.png": b"x", "a.json": '{"label": NaN}'}))
+    assert row.sample is not None
+    assert row.sample.label is None
+
+
+def test_a_text_file_over_the_cap_is_rejected_and_not_cut(tmp_path: Path) -> None:
+    rows = read(folder(tmp_path, {"a.png": b"x", "a.txt": "ü" * (1 << 19) + "x", "b.txt": "ü" * (1 << 19)}))
+    assert told(rows) == {"a": (["image"], ["too_long"]), "b": (["text"], [])}
+
+
 def test_two_files_for_one_slot_reject_the_slot(tmp_path: Path) -> None:
     rows = read(folder(tmp_path, {"1.png": b"", "1.jpg": b"", "1.txt": "x"}))
     assert told(rows) == {"1": (["text"], ["ambiguous_slot"])}

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +91,24 @@ def test_short_long_and_malformed_rows_are_counted_and_the_others_keep_their_num
 
 def test_an_open_quote_is_a_rejected_row_not_a_lost_one(tmp_path: Path) -> None:
     found = told(read(written(tmp_path, b'key,caption\na,one\nb,"never closed\nc,three\n')))
-    assert found == [(0, "one", ""), (1, None, "malformed_row")]
+    assert found == [(0, "one", ""), (1, None, "malformed_row"), (2, "three", "")]
+    # the next quote would close it, in the middle of another row
+    found = told(read(written(tmp_path, b'key,caption\na,"open\nb,"two"\nc,"x\ny"\n')))
+    assert found == [(0, None, "malformed_row"), (1, "two", ""), (2, "x\ny", "")]
+
+
+def test_an_open_quote_takes_no_more_than_a_cell_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmgen.sources.tabular.MAX_CELL_CHARS", 1_000)
+    rows = [b"k%d,caption %d" % (number, number) for number in range(5_000)]
+    rows[7] = b'k7,"open'
+    try:
+        found = told(read(written(tmp_path, b"\n".join([b"key,caption", *rows]))))
+    finally:
+        csv.field_size_limit(131_072)
+    assert len(found) == 5_000
+    assert [each for each in found if each[2]] == [(7, None, "malformed_row")]
+    messages = read(written(tmp_path, b'key,caption\na,b\nc,"d\ne,f\n'))
+    assert messages[1].rejections[0].message == "line 3: unexpected end of data"
 
 
 def test_latin1_cells_are_rejected_and_others_read(tmp_path: Path) -> None:
@@ -240,3 +260,125 @@ def test_all_other_columns_are_metadata_and_the_language_is_kept(tmp_path: Path)
     (row,) = json_rows(tmp_path, line, language="lang")
     assert row.sample is not None
     assert row.sample.meta == {"language": "de"}
+
+
+# ---------------------------------------------------------------- packed tables, and types of Parquet
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("t.csv.gz", b"key,caption\na,one\nb,two\n"), ("T.TSV.GZ", b"key\tcaption\na\tone\nb\ttwo\n"),
+     ("t.jsonl.gz", b'{"key": "a", "caption": "one"}\n{"key": "b", "caption": "two"}\n'),
+     ("t.json.gz", b'[{"key": "a", "caption": "one"}, {"key": "b", "caption": "two"}]')],
+)  # fmt: skip
+def test_packed_tables_are_read_and_broken_ones_are_a_clear_error(tmp_path: Path, name: str, data: bytes) -> None:
+    packed = gzip.compress(data)
+    assert told(read(written(tmp_path, packed, name))) == [(0, "one", ""), (1, "two", "")]
+    for broken in (packed[:-9], data, packed[:10] + bytes(20)):
+        with pytest.raises(SourceError, match="not a whole gzip file"):
+            read(written(tmp_path, broken, name))
+
+
+def test_packed_parquet_is_answered_with_what_to_do() -> None:
+    with pytest.raises(SourceError, match="gzip -d"):
+        format_of("t.parquet.gz")
+
+
+def test_a_line_without_an_end_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmgen.sources.tabular.MAX_LINE_CHARS", 1_000)
+    long = b'{"key": "b", "caption": "' + b"x" * 2_500 + b'"}'
+    found = told(read(written(tmp_path, b'{"key": "a", "caption": "one"}\n' + long + b"\n{}", "t.jsonl")))
+    assert [each[2] for each in found] == ["", *["malformed_row"] * 3, "missing_key"]
+    found = told(read(written(tmp_path, b"key,caption\na," + b"y" * 2_500 + b"\nb,two\n")))
+    assert found[-1][1] == "two"
+
+
+def test_every_type_of_parquet_becomes_a_sensible_word(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    when = datetime(2026, 1, 2, 3, 4, 5)  # noqa: DTZ001 - a column without a zone
+    cells: dict[str, tuple[pa.Array, str]] = {
+        "dictionary": (pa.array(["x"]).dictionary_encode(), "x"),
+        "whole": (pa.array([7], pa.int8()), "7"),
+        "gaps": (pa.array([7.0]), "7"),
+        "decimal": (pa.array([Decimal("1.50")], pa.decimal128(9, 2)), "1.50"),
+        "date": (pa.array([when.date()]), "2026-01-02"),
+        "moment": (pa.array([when], pa.timestamp("us")), "2026-01-02 03:04:05"),
+        "zoned": (pa.array([when], pa.timestamp("ms", "UTC")), "2026-01-02 03:04:05+00:00"),
+        "fine": (pa.array([1_767_323_045_000_000_001], pa.timestamp("ns")), "2026-01-02 03:04:05.000000001"),
+        "truth": (pa.array([True]), "True"),
+        "words": (pa.array([["a", "ü"]]), '["a", "ü"]'),
+        "object": (pa.array([{"a": 1, "b": when}]), '{"a": 1, "b": "2026-01-02 03:04:05"}'),
+        "map": (pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int64())), '[["k", 1]]'),
+        "bytes": (pa.array([b"xyz"]), "3 bytes"),
+        "file": (pa.array([{"bytes": None, "path": "a.png"}]), "a.png"),
+        "none": (pa.array([[]], pa.list_(pa.string())), ""),
+        "null": (pa.nulls(1), ""),
+        "large": (pa.array(["x" * 10], pa.large_string()), "x" * 10),
+        "view": (pa.array(["v"], pa.string_view()), "v"),
+    }
+    table = pa.table({"key": ["a"], "caption": ["c"], **{name: array for name, (array, _) in cells.items()}})
+    pq.write_table(table, tmp_path / "t.parquet")
+    (row,) = read(tmp_path / "t.parquet", Columns(key="key", texts={"text": ("caption",)}, all_meta=True))
+    assert row.sample is not None
+    assert row.sample.meta == {name: word for name, (_, word) in cells.items() if word}
+    for name, (_, word) in cells.items():
+        (row,) = read(tmp_path / "t.parquet", Columns(key="key", texts={"text": ("caption",)}, label=name))
+        assert row.sample is not None
+        assert row.sample.label == (word or None)
+
+
+# ---------------------------------------------------------------- arbitrary damage: every record is counted once
+
+#: damage of one record, on one line → the reason it gets, None where it is another good record
+CSV_DAMAGE = {
+    "good,{n}": None, "": None, '"quoted, and ""doubled""",{n}': None, "=1+1,{n}": None, "short": "short_row",
+    "too,many,{n}": "long_row", 'x"y,{n}': None, '"x"y,{n}': "malformed_row", '{n},"open': "malformed_row",
+    "caf\udce9,{n}": "not_utf8", ",{n}": "missing_key", "nul\0,{n}": None,
+}  # fmt: skip
+JSON_DAMAGE = {
+    '{{"key": "k{n}", "caption": "c"}}': None, "": None, '{{"key": "k{n}", "caption": null}}': None,
+    '{{"key": "k{n}"': "malformed_row", "[{n}]": "malformed_row", "{n}": "malformed_row", "null": "malformed_row",
+    '{{"key": "a", "key": "b"}}': "malformed_row", '{{"key": "k{n}", "caption": NaN}}': None,
+    '{{"key": "k{n}", "caption": Infinity}}': "malformed_row", '{{"caption": "{n}"}}': "missing_key",
+    '{{"key": "caf\udce9"}}': "malformed_row", '{{"key": "k{n}", "caption": "\\ud800"}}': "not_utf8",
+    "[" * 5_000: "malformed_row", "  ": None,
+}  # fmt: skip
+
+
+def outcome(rows: list[Row]) -> list[str | None]:
+    return [row.rejections[0].reason if row.sample is None else None for row in rows]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.sampled_from(sorted(CSV_DAMAGE)), min_size=1, max_size=12), st.sampled_from(["\n", "\r\n"]),
+    st.booleans(), st.booleans(), st.booleans(),
+)  # fmt: skip
+def test_every_record_of_a_damaged_csv_is_counted_once(
+    tmp_path_factory: pytest.TempPathFactory, kinds: list[str], end: str, mark: bool, last: bool, packed: bool
+) -> None:
+    lines = ["key,caption", *(kind.format(n=number) for number, kind in enumerate(kinds))]
+    data = (end.join(lines) + (end if last else "")).encode("utf-8", "surrogateescape")
+    data = b"\xef\xbb\xbf" + data if mark else data
+    path = written(tmp_path_factory.mktemp("csv"), gzip.compress(data) if packed else data, f"t.csv{'.gz' * packed}")
+    rows = read(path)
+    assert [row.number for row in rows] == list(range(len(rows)))
+    assert outcome(rows) == [CSV_DAMAGE[kind] for kind in kinds if kind]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.sampled_from(sorted(JSON_DAMAGE)), min_size=1, max_size=12), st.sampled_from(["\n", "\r\n"]),
+    st.booleans(), st.booleans(),
+)  # fmt: skip
+def test_every_record_of_damaged_json_lines_is_counted_once(
+    tmp_path_factory: pytest.TempPathFactory, kinds: list[str], end: str, mark: bool, last: bool
+) -> None:
+    lines = ['{"key": "first", "caption": "x"}', *(kind.format(n=number) for number, kind in enumerate(kinds))]
+    data = (end.join(lines) + (end if last else "")).encode("utf-8", "surrogateescape")
+    path = written(tmp_path_factory.mktemp("jsonl"), b"\xef\xbb\xbf" + data if mark else data, "t.jsonl")
+    rows = read(path)
+    assert [row.number for row in rows] == list(range(len(rows)))
+    assert outcome(rows) == [None, *(JSON_DAMAGE[kind] for kind in kinds if kind.strip())]
