@@ -13,6 +13,7 @@ from mmgen.errors import IntegrityError, SourceError, StoreError
 from mmgen.forgotten import Ledger
 from mmgen.identity import SCHEMA_VERSION, STEP_VERSIONS, config_part, identity
 from mmgen.modalities.table import declared
+from mmgen.reading import Reading, embedded_name, without_headers
 from mmgen.records import MediaRef, Rejection, Sample
 from mmgen.runtime import Runtime, circumstance
 from mmgen.sources.digests import DigestCache, take_fetches
@@ -20,7 +21,6 @@ from mmgen.sources.rows import Row, with_clean_text
 from mmgen.sources.table import open_source
 from mmgen.staging import Batch, find_batch, is_planned, stage, write_plan
 from mmgen.store import sha256
-from mmgen.tars import safe_key
 
 
 def ingest(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> Artifact:
@@ -36,13 +36,13 @@ def ingest(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> 
             if find_batch(runtime.store, plan.name, rehash=runtime.verify) is None:
                 # the look at the source that decided about this run may have written it, with bytes that it read
                 if not is_planned(runtime.store, plan.name):
-                    write_plan(runtime.store, plan.name, plan.rows, plan.embedded)
+                    _put(config, runtime, plan)
                 fresh.append(plan.name)
                 rows += len(plan.rows)
             bar.advance(len(plan.rows))
     slots = {name: slot.modality for name, slot in config.slots.items()}
-    checks = config.validate_.checks.model_dump(mode="json")
-    work = [(runtime.store.uri, name, slots, checks) for name in fresh]
+    checks, scan = config.validate_.checks.model_dump(mode="json"), config.source.scan.model_dump(mode="json")
+    work = [(runtime.store.uri, name, slots, checks, scan) for name in fresh]
     with runtime.progress.bar("ingest", rows) as bar:
         runtime.map("ingest", stage, work, runtime.workers)
         bar.advance(rows)
@@ -58,7 +58,7 @@ def source_digest(config: Config, runtime: Runtime, *, prepare: bool = False) ->
     plans = _Plans(config, runtime)
     for plan in plans:
         if prepare and find_batch(runtime.store, plan.name) is None:
-            write_plan(runtime.store, plan.name, plan.rows, plan.embedded)
+            _put(config, runtime, plan)
     return plans.digest()
 
 
@@ -135,6 +135,12 @@ class _Plan:
     name: str = ""
 
 
+def _put(config: Config, runtime: Runtime, plan: _Plan) -> None:
+    slots = {name: slot.modality for name, slot in config.slots.items()}
+    reading = Reading(slots, config.validate_.checks, config.source.scan)
+    write_plan(runtime.store, plan.name, *without_headers(plan.rows, plan.embedded, reading))
+
+
 class _Plans:
     """The batches of a source, in order: iterate once, then ask for the digest of all."""
 
@@ -175,7 +181,7 @@ class _Plans:
         while ahead := list(itertools.islice(rows, self._config.ingest.batch_rows)):
             samples = (row.sample for row in ahead if row.sample is not None)
             refs = [ref for sample in samples for ref in sample.media.values() if ref.uri is not None]
-            whole = {ref.uri for ref in refs if ref.uri and ref.span is None} if self._keep else set()
+            whole = {ref.uri for ref in refs if ref.uri and not (ref.span or ref.cut)} if self._keep else set()
             self._cache.prefetch((ref.uri for ref in refs if ref.uri is not None), whole)
             yield from ahead
 
@@ -211,7 +217,7 @@ class _Plans:
                 )
             data = self._cache.take(ref.uri) if ref.uri is not None and ref.span is None else ref.data
             if data is not None and slot in media:
-                embedded[f"{row.number:09d}.{safe_key(slot)}"] = data
+                embedded[embedded_name(row.number, slot)] = data
         self._count_failures(row.number, failed, opened=bool(media))
         planned = {
             "row": row.number, "key": sample.key, "sample": row.sample is not None, "label": sample.label,
@@ -239,6 +245,9 @@ class _Plans:
         digest = self._cache.of(ref.uri)
         if ref.span is not None:
             return {"uri": ref.uri, "span": list(ref.span), "size": ref.span[1], "sha256": None, "of": digest.sha256}
+        if ref.cut is not None:
+            cut = {"size": ref.cut.size_bytes, "cut": [ref.cut.start_ms, ref.cut.end_ms]}
+            return {"uri": ref.uri, "span": None, "sha256": None, "of": digest.sha256, **cut}
         return {"uri": ref.uri, "span": None, "size": digest.size, "sha256": digest.sha256, "of": None}
 
     def _count_failures(self, row: int, failed: str, *, opened: bool) -> None:
@@ -257,4 +266,5 @@ class _Plans:
 
 def _what(located: Mapping[str, Any]) -> list[Any]:
     # what its name claims is compared with its bytes, so it counts; where it lies does not
-    return [located["sha256"], located["of"], located["span"], located["declared"]]
+    mine = [located["sha256"], located["of"], located["span"], located["declared"]]
+    return [*mine, located["cut"]] if "cut" in located else mine

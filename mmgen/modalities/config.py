@@ -56,6 +56,21 @@ class TextSlot(Settings):
 SlotConfig = Annotated[ImageSlot | AudioSlot | TextSlot, Field(discriminator="modality")]
 
 
+class ScanConfig(Settings):
+    """How a DICOM or a NIfTI becomes the picture that is staged: grey at 8 bits, or the colour that it has."""
+
+    #: which values are black and white: the file's own first window (the whole range if it has none), the whole range
+    #: of the picture, or [centre, width] in rescaled units (Hounsfield units of a CT)
+    window: Literal["file", "full"] | tuple[float, Annotated[float, Field(gt=0)]] = "file"
+    #: a volume is cut across z (a DICOM's frames; feet to head of a NIfTI), y (rows; back to front) or
+    #: x (columns; left to right)
+    axis: Literal["z", "y", "x"] = "z"
+    #: where along it: 0 the first slice, 1 the last
+    position: float = Field(0.5, ge=0, le=1)
+    #: a NIfTI that is larger than this unpacked is refused by its header
+    max_volume_bytes: int = Field(1 << 30, ge=1)
+
+
 class CheckConfig(Settings):
     """Thresholds of the per-sample checks; caps are applied before anything is decoded."""
 

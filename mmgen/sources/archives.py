@@ -11,7 +11,7 @@ from mmgen.errors import SourceError
 from mmgen.modalities.config import SlotConfig
 from mmgen.records import MediaRef
 from mmgen.sources.config import SourceConfig
-from mmgen.sources.grouped import Grouping, Part
+from mmgen.sources.grouped import Grouping, Part, split_name
 from mmgen.sources.rows import Row, rejected
 from mmgen.store import list_uri, open_uri
 from mmgen.tars import scan
@@ -61,7 +61,7 @@ class ArchiveSource:
     def _part(self, uri: str, stream: IO[bytes], name: str, offset: int, length: int) -> tuple[str, Part]:
         folder, _, base = name.removeprefix("./").rpartition("/")
         stem, _, suffix = base.partition(".")
-        slot, _, ext = suffix.rpartition(".")
+        slot, ext = split_name(suffix)
 
         def read(limit: int) -> bytes:
             stream.seek(offset)

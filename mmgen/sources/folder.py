@@ -11,11 +11,12 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
-from mmgen.errors import SourceError
+from mmgen.errors import SourceError, StoreError
 from mmgen.modalities.config import SlotConfig
+from mmgen.modalities.dicom import is_dicom
 from mmgen.records import SPLIT_SPELLINGS, MediaRef, Sample
 from mmgen.sources.config import SourceConfig
-from mmgen.sources.grouped import Grouping, Part
+from mmgen.sources.grouped import Grouping, Part, split_name
 from mmgen.sources.rows import Refused, Roots, Row
 from mmgen.store import list_uri, read_uri
 
@@ -46,18 +47,19 @@ class FolderSource:
             yield self.grouping.row(number, stem, groups[stem])
 
     def _part(self, relative: str, uri: str) -> tuple[str, Part]:
-        stem, slot, ext = self._named(relative)
         refused = None
         try:
             self.roots.resolve(uri)
         except Refused as error:
             refused = str(error)
+        bare = refused is None and _is_bare_dicom(relative, uri)
+        stem, slot, ext = self._named(f"{relative}.dcm" if bare else relative)
         return stem, Part(relative, slot, ext.lower(), MediaRef(uri, None, relative), _reader(uri, refused), refused)
 
     def _named(self, relative: str) -> tuple[str, str | None, str]:
         """(stem, slot, extension) of a path below the folder; the slot is None where the path does not tell."""
         folder, _, name = relative.rpartition("/")
-        stem, _, ext = name.rpartition(".")
+        stem, ext = split_name(name)
         slot = None
         before, _, last = stem.rpartition(".")
         if before and last in self.slots:
@@ -86,7 +88,7 @@ class ImageFolderSource(FolderSource):
 
     def _named(self, relative: str) -> tuple[str, str | None, str]:
         folder, _, name = relative.rpartition("/")
-        stem, _, ext = name.rpartition(".")
+        stem, ext = split_name(name)
         return f"{folder}/{stem or name}".lstrip("/"), None, ext
 
 
@@ -95,6 +97,18 @@ def _classified(sample: Sample, *, split: bool) -> Sample:
     own = folders[0] if split else None
     label = next(iter(folders[1:] if split else folders), None)
     return replace(sample, label=sample.label or label, split=sample.split or own)
+
+
+def _is_bare_dicom(relative: str, uri: str) -> bool:
+    """Whether a file is a DICOM without an extension: scanners name them by numbers. The index of a disc is none."""
+    name = relative.rpartition("/")[2]
+    _, dot, ext = name.rpartition(".")
+    if (dot and not ext.isdigit()) or name == "DICOMDIR":
+        return False
+    try:
+        return is_dicom(read_uri(uri, limit_bytes=132))
+    except (OSError, StoreError):
+        return False
 
 
 def _reader(uri: str, refused: str | None) -> Callable[[int], bytes]:

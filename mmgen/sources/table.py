@@ -13,6 +13,7 @@ from mmgen.sources.folder import FolderSource, ImageFolderSource
 from mmgen.sources.rows import Columns, Source
 from mmgen.sources.saved import SavedSource
 from mmgen.sources.tabular import TableSource
+from mmgen.sources.video import VideoSource
 
 
 def _table(config: SourceConfig, slots: Mapping[str, SlotConfig]) -> Source:
@@ -29,6 +30,7 @@ SOURCES: dict[str, Callable[[SourceConfig, Mapping[str, SlotConfig]], Source]] =
     "image_folder": ImageFolderSource,
     "webdataset": ArchiveSource,
     "hf_dataset": _saved,
+    "video": VideoSource,
 }
 
 
