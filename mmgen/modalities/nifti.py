@@ -18,7 +18,7 @@ from mmgen.modalities.windowing import Unreadable, View, grey, place
 #: size of the header → its magic word and where that stands
 MAGIC = {348: (b"n+1\0", 344), 540: (b"n+2\0", 4)}
 _CHUNK_BYTES = 1 << 20
-#: fields of free text
+#: fields of free text, of which NIfTI-2 has some
 _TEXTS = ("descrip", "db_name", "aux_file", "intent_name")
 #: axis of the cut → of right (0), front (1) and head (2) the one it runs along, those of its rows and its columns.
 #: Rows start at the head or the front, columns at the patient's right or the front: as radiologists look
@@ -148,5 +148,6 @@ def _orientation(header: Any) -> tuple[list[int], list[bool]]:
 
 def _filled(header: Any, *, extended: bool) -> tuple[str, ...]:
     """Names of the fields of free text that are not empty; extensions may hold a whole DICOM header."""
-    texts = tuple(name for name in _TEXTS if bytes(header[name].tobytes()).strip(b" \0"))
+    mine = [name for name in _TEXTS if name in header]
+    texts = tuple(name for name in mine if header[name].tobytes().strip(b" \0"))
     return (*texts, "header extensions") if extended else texts

@@ -65,7 +65,8 @@ def grey(
     low, high = float(values[known].min()), float(values[known].max())
     finite = np.where(known, values, low)
     if isinstance(wanted, tuple):
-        unit = Window(*wanted)(finite)
+        # from half a width below its centre to half a width above, whatever the unit
+        unit = Window(*wanted, "LINEAR_EXACT")(finite)
     elif wanted == "file" and own is not None:
         unit = own(finite)
     else:
