@@ -157,8 +157,8 @@ def _frame_slots(slots: dict[str, Any], source: Mapping[str, Any]) -> dict[str, 
     if frames == 1:
         return slots
     usual = slots.get("image") or ImageSlot().model_dump(mode="json")
-    others = {name: slot for name, slot in slots.items() if name != "image"}
-    return others | {name: _merge(usual, slots.get(name, {})) for name in frame_slots(frames)}
+    own = {name: _merge(usual, slots.get(name, {})) for name in frame_slots(frames)}
+    return {name: slot for name, slot in slots.items() if name != "image" and name not in own} | own
 
 
 def _explain(error: ValidationError) -> str:

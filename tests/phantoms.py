@@ -63,7 +63,12 @@ def dicom(
 
 
 def nifti(
-    values: NDArray[Any], affine: NDArray[Any] | None = None, *, version: int = 1, slope: float = 1, intercept: float = 0
+    values: NDArray[Any],
+    affine: NDArray[Any] | None = None,
+    *,
+    version: int = 1,
+    slope: float = 1,
+    intercept: float = 0,
 ) -> bytes:
     """A NIfTI of (I, J, K, …), by default with axes towards right, front and head."""
     kind: Any = nibabel.Nifti1Image if version == 1 else nibabel.Nifti2Image
@@ -74,7 +79,9 @@ def nifti(
     # nibabel writes what gives these values back; here they are stored as they are
     start = bytearray(data)
     where = 112 if version == 1 else 176
-    start[where : where + (8 if version == 1 else 16)] = np.array([slope, intercept], "f4" if version == 1 else "f8").tobytes()
+    start[where : where + (8 if version == 1 else 16)] = np.array(
+        [slope, intercept], "f4" if version == 1 else "f8"
+    ).tobytes()
     return bytes(start)
 
 
@@ -83,7 +90,7 @@ def nifti(
 
 def colour_at(second: int) -> tuple[int, int, int]:
     """What a video shows in this second."""
-    return (40 * second % 240, 240 - 40 * second % 240, 100)
+    return (40 * second % 240, 240 - 40 * second % 240, 100 + 7 * (second // 6))
 
 
 def tone_at(second: int) -> int:
@@ -94,8 +101,9 @@ def tone_at(second: int) -> int:
 def video(
     path: Path, seconds: float = 4, *, codec: str = "mpeg4", sound: str | None = "aac", rate_hz: int = 16_000,
     fps: int = 10, key_every: int = 25, sound_seconds: float | None = None, size: tuple[int, int] = (64, 48),
+    first: int = 0,
 ) -> Path:  # fmt: skip
-    """A video in the container that its name says."""
+    """A video in the container that its name says. first: the second whose colour and tone it begins with."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         pictures: Any = container.add_stream(codec, rate=fps)
@@ -103,19 +111,19 @@ def video(
         pictures.pix_fmt, pictures.gop_size, pictures.bit_rate = "yuv420p", key_every, 2_000_000
         voice: Any = container.add_stream(sound, rate=rate_hz, layout="stereo") if sound else None
         for number in range(round(seconds * fps)):
-            shown = np.full((size[1], size[0], 3), colour_at(number // fps), np.uint8)
+            shown = np.full((size[1], size[0], 3), colour_at(number // fps + first), np.uint8)
             frame = av.VideoFrame.from_ndarray(shown, format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, fps)
             container.mux(pictures.encode(frame))
         container.mux(pictures.encode())
         if voice is not None:
-            _speak(container, voice, sound_seconds or seconds, rate_hz)
+            _speak(container, voice, sound_seconds or seconds, rate_hz, first)
     return path
 
 
-def _speak(container: Any, voice: Any, seconds: float, rate_hz: int) -> None:
+def _speak(container: Any, voice: Any, seconds: float, rate_hz: int, first: int) -> None:
     time = np.arange(round(seconds * rate_hz)) / rate_hz
-    pitch = np.array([tone_at(second) for second in range(int(seconds) + 1)])[time.astype(int)]
+    pitch = np.array([tone_at(second + first) for second in range(int(seconds) + 1)])[time.astype(int)]
     wave = (0.4 * np.sin(2 * np.pi * np.cumsum(pitch) / rate_hz)).astype(np.float32)
     # a voice on the left, half as loud on the right
     both = np.stack([wave, wave / 2])

@@ -192,12 +192,33 @@ def _at(container: InputContainer, frame: Any) -> Fraction:
     return at
 
 
+def _decode(container: InputContainer, stream: VideoStream | AudioStream) -> Iterator[Any]:
+    """Frames from where the container stands. What is broken before the first one was begun before that place."""
+    import av
+
+    begun, broken = False, None
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.InvalidDataError as error:
+            if begun:
+                raise
+            broken = error
+            continue
+        for frame in frames:
+            if frame.pts is not None:
+                begun = True
+                yield frame
+    if broken is not None and not begun:
+        raise broken
+
+
 def _decoded(container: InputContainer, stream: VideoStream | AudioStream, time: Fraction) -> Iterator[Any]:
     """Frames in their order, from one at or before `time`, or from the first."""
     for lead in (Fraction(0), _BACK, time + _BACK):
         offset = int((time - lead + _begin(container)) / Fraction(stream.time_base or 1))
         container.seek(offset, backward=True, stream=stream)
-        frames = (frame for frame in container.decode(stream) if frame.pts is not None)
+        frames = _decode(container, stream)
         first = next(frames, None)
         # an index may lead too far, or nowhere
         if first is not None and _at(container, first) <= time:

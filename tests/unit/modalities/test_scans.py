@@ -204,9 +204,7 @@ def test_a_nifti_is_shown_the_same_way_however_it_is_stored(
     assert np.array_equal(shown(made, window=WINDOW), grey((right * 100 + front * 10 + 3)[:, :, 0].T / 345))
     assert np.array_equal(shown(made, window=WINDOW, axis="y"), grey((right * 100 + 20 + up)[:, 0, :].T / 345))
     assert np.array_equal(shown(made, window=WINDOW, axis="x"), grey((200 + front * 10 + up)[0].T / 345))
-    assert np.array_equal(
-        shown(made, window=WINDOW, position=1), grey((right * 100 + front * 10 + 5)[:, :, 0].T / 345)
-    )
+    assert np.array_equal(shown(made, window=WINDOW, position=1), grey((right * 100 + front * 10 + 5)[:, :, 0].T / 345))
 
 
 def test_a_niftis_values_are_scaled() -> None:
@@ -251,7 +249,9 @@ def test_a_colour_nifti_stays_colour_and_big_endian_is_read() -> None:
 def test_the_header_is_flagged_by_name_and_told_nowhere() -> None:
     derived = made_of(dicom(ramp(), BurnedInAnnotation="YES", StudyDate="20200101"))
     assert [each.reason for each in derived.findings] == ["phi_header", "burned_in_annotation"]
-    assert derived.findings[0].message == "filled: InstitutionName, PatientID, PatientName, StudyDate, 1 private elements"
+    assert (
+        derived.findings[0].message == "filled: InstitutionName, PatientID, PatientName, StudyDate, 1 private elements"
+    )
     assert made_of(nifti(head())).findings[0].message == "filled: descrip"
     assert {each.severity for each in derived.findings} == {"flag"}
     assert b"Zaphod" not in derived.data
