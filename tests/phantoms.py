@@ -10,9 +10,21 @@ from typing import Any
 import av
 import nibabel
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage
+
+from mmgen.artifact import Artifact
+from mmgen.records import Rejection
+from mmgen.store import Store
+
+
+def rejections_of(store: Store, staging: Artifact) -> list[Rejection]:
+    """The rejections and flags of a staging, in row order."""
+    tables = [pl.read_parquet(store.local_path(entry.path)) for entry in staging.by_role("rejections")]
+    return [Rejection(**row) for table in tables for row in table.iter_rows(named=True)]
+
 
 #: in every header, and in nothing else
 PATIENT = "Zaphodine^Beeblebroxia"
@@ -31,7 +43,7 @@ def dicom(
     preamble: bytes = b"\0" * 128,
     **attributes: Any,
 ) -> bytes:
-    """A DICOM of (H, W), (F, H, W) or, with SamplesPerPixel=3, (H, W, 3). frames: pixels that are compressed already."""
+    """A DICOM of (H, W), (F, H, W) or, with SamplesPerPixel=3, (H, W, 3). frames: its pixels, compressed already."""
     from pydicom.encaps import encapsulate
 
     meta = FileMetaDataset()

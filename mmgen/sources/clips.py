@@ -197,7 +197,8 @@ def _decode(container: InputContainer, stream: VideoStream | AudioStream) -> Ite
     import av
 
     begun, broken = False, None
-    for packet in container.demux(stream):
+    packets: Iterator[Any] = container.demux(stream)
+    for packet in packets:
         try:
             frames = packet.decode()
         except av.InvalidDataError as error:

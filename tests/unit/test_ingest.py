@@ -19,7 +19,7 @@ import pytest
 from data_schemas.facts import failures
 from mmgen import config as configs
 from mmgen import ingest as ingest_module
-from mmgen import staging, steps
+from mmgen import reading, staging, steps
 from mmgen.artifact import Artifact, damaged
 from mmgen.config import Config
 from mmgen.errors import ConfigError, IntegrityError, SourceError
@@ -344,7 +344,7 @@ def test_a_file_over_the_cap_is_rejected_without_being_read(
 ) -> None:
     table = make_source(tmp_path / "data", 2, {0: {"audio": ""}, 1: {"audio": ""}})
     config = make_config(table, validate={"checks": {"max_image_bytes": 100}})
-    monkeypatch.setattr(staging, "read_uri", lambda *arguments, **options: pytest.fail("read"))
+    monkeypatch.setattr(reading, "read_uri", lambda *arguments, **options: pytest.fail("read"))
     assert ingest(config, {}, runtime).facts["reasons"] == {"too_many_bytes": 2}
 
 

@@ -22,11 +22,11 @@ from mmgen.modalities.image import ImageMedia
 from mmgen.runtime import Runtime
 from mmgen.shards import shard
 from mmgen.sources.table import open_source
-from mmgen.staging import read_facts, read_rejections
+from mmgen.staging import read_facts
 from mmgen.store import Store
 from mmgen.tars import TarWriter
 from mmgen.validate import validate
-from tests.phantoms import PATIENT, dicom, nifti
+from tests.phantoms import PATIENT, dicom, nifti, rejections_of
 from tests.unit.sources.media import png, wav
 
 SECRETS = (PATIENT.encode(), b"Zaphodine", b"Beeblebroxia")
@@ -129,7 +129,7 @@ def test_no_byte_of_the_store_names_the_patient(kind: str, tmp_path: Path) -> No
     assert staging.facts["rows"] == version.facts["counts"]["kept"] == len(scans())
     facts = read_facts(runtime.store, staging)
     assert set(facts["image.ext"]) == {"png"}
-    flags = {(each.key, each.reason) for each in read_rejections(runtime.store, staging)}
+    flags = {(each.key, each.reason) for each in rejections_of(runtime.store, staging)}
     assert {key for key, reason in flags if reason == "phi_header"} == set(scans())
     assert ("ct", "burned_in_annotation") in flags
 
@@ -149,7 +149,7 @@ def test_no_plan_that_was_left_behind_names_the_patient(tmp_path: Path) -> None:
     for kind in ("table_of_bytes", "saved"):
         store = Store(tmp_path / kind / "store")
         source_digest(config_of(KINDS[kind](tmp_path / kind / "source")), Runtime(store), prepare=True)
-        plans = [path for path in (tmp_path / kind).rglob("*.plan.tar")]
+        plans = list((tmp_path / kind).rglob("*.plan.tar"))
         assert plans
         assert not [path for path in plans if any(secret in path.read_bytes() for secret in SECRETS)]
 
@@ -178,7 +178,7 @@ def test_a_rejected_scan_leaves_nothing_either(tmp_path: Path) -> None:
     source = {"kind": "table", "path": str(folder / "t.parquet"), "key": "id", "image": "scan", "audio": "voice"}
     runtime = Runtime(Store(tmp_path / "store"))
     staging = ingest(config_of(source), {}, runtime)
-    found = {(each.key, each.slot, each.reason) for each in read_rejections(runtime.store, staging)}
+    found = {(each.key, each.slot, each.reason) for each in rejections_of(runtime.store, staging)}
     assert found == {("cut", "image", "truncated"), ("sound", "audio", "not_audio")}
     for path in (tmp_path / "store").rglob("*"):
         assert path.is_dir() or not any(secret in unpacked(path) for secret in SECRETS), path
@@ -187,9 +187,7 @@ def test_a_rejected_scan_leaves_nothing_either(tmp_path: Path) -> None:
 def test_a_name_that_claims_another_type_is_flagged(tmp_path: Path) -> None:
     runtime = Runtime(Store(tmp_path / "store"))
     staging = ingest(config_of(files(tmp_path / "source")), {}, runtime)
-    flags = {
-        each.key: each.message for each in read_rejections(runtime.store, staging) if each.reason == "type_mismatch"
-    }
+    flags = {each.key: each.message for each in rejections_of(runtime.store, staging) if each.reason == "type_mismatch"}
     assert flags == {"xr": "its name says png, its bytes are dicom"}
 
 
@@ -221,7 +219,7 @@ def test_settings_are_identity_and_leave_what_was_read_without_them(tmp_path: Pa
 def test_the_configured_slice_is_what_is_staged(tmp_path: Path) -> None:
     source = files(tmp_path / "source")
     config = config_of({**source, "scan": {"axis": "y", "window": [1000, 2000], "position": 0}})
-    _, version, runtime = line(config, tmp_path / "store")
+    _, version, _ = line(config, tmp_path / "store")
     import mmgen
 
     with mmgen.open(f"{version.name}@{version.version}", store=str(tmp_path / "store")) as dataset:

@@ -27,10 +27,10 @@ from mmgen.shards import shard
 from mmgen.sources.clips import Unplayable, container_of, read_cuts, read_header
 from mmgen.sources.rows import Row
 from mmgen.sources.table import open_source
-from mmgen.staging import StagedMedia, read_facts, read_rejections
+from mmgen.staging import StagedMedia, read_facts
 from mmgen.store import Store
 from mmgen.validate import validate
-from tests.phantoms import colour_at, tone_at, video
+from tests.phantoms import colour_at, rejections_of, tone_at, video
 
 LIMITS = CheckConfig()
 #: container → codecs of its pictures and sound, and the sound's rate
@@ -205,7 +205,7 @@ def test_without_sound_the_slot_is_missing_and_nothing_is_said(tmp_path: Path) -
     facts = read_facts(runtime.store, staging)
     assert facts["audio.present"].to_list() == [False, False]
     assert facts["image.present"].to_list() == [True, True]
-    assert read_rejections(runtime.store, staging) == []
+    assert rejections_of(runtime.store, staging) == []
 
 
 def test_sound_that_ends_before_its_clip_is_flagged(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_sound_that_ends_before_its_clip_is_flagged(tmp_path: Path) -> None:
     facts = read_facts(runtime.store, staging)
     assert facts["audio.present"].to_list() == [True, True, False]
     assert facts["audio.seconds"][1] == pytest.approx(0.5, abs=0.1)
-    found = [(each.row, each.reason, each.severity) for each in read_rejections(runtime.store, staging)]
+    found = [(each.row, each.reason, each.severity) for each in rejections_of(runtime.store, staging)]
     assert found == [(1, "sound_ends_early", "flag"), (2, "sound_ends_early", "flag")]
 
 
@@ -239,7 +239,7 @@ def test_broken_videos_are_counted_with_their_reasons(tmp_path: Path) -> None:
     runtime = Runtime(Store(tmp_path / "store"))
     staging = ingest(config_of(broken(tmp_path)), {}, runtime)
     found: dict[str, set[str]] = {}
-    for each in read_rejections(runtime.store, staging):
+    for each in rejections_of(runtime.store, staging):
         found.setdefault(each.key.partition("/")[0], set()).add(each.reason)
     assert found["empty"] == found["text"] == found["garbage"] == {"not_a_video"}
     assert found["twice"] == {"ambiguous_slot"}
