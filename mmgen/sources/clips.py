@@ -272,7 +272,8 @@ def _png(frame: VideoFrame, limits: CheckConfig) -> Derived:
     if refused := findings(image.HEADER_RULES, {"width": frame.width, "height": frame.height}, limits):
         return Derived("video", b"", tuple(refused[:1]))
     pixels = frame.reformat(format="rgb24", interpolation=_EXACTLY, threads=1).to_ndarray()
-    upright = np.rot90(pixels, frame.rotation // 90 % 4) if frame.rotation % 90 == 0 else pixels
+    # counterclockwise, cut down to whole degrees
+    upright = np.rot90(pixels, round(frame.rotation / 90) % 4)
     return Derived("video", image.ImageMedia().encode(np.ascontiguousarray(upright, dtype=np.uint8)))
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -116,26 +117,27 @@ def test_several_frames_come_from_the_middles_of_equal_spans(tmp_path: Path) -> 
 
 
 def test_a_phones_rotation_is_applied(tmp_path: Path) -> None:
-    import av
-
-    path = video(tmp_path / "film.mp4", 1)
-    turned = tmp_path / "turned.mp4"
-    with av.open(str(path)) as source, av.open(str(turned), "w") as target:
-        target.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(source.streams.video[0]):
-            if packet.dts is not None:
-                packet.stream = target.streams[0]
-                target.mux(packet)
-    data = turned.read_bytes()
-    # the matrix of the track: 16.16 fixed point, a quarter turn
-    plain = b"".join(value.to_bytes(4, "big") for value in (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30))
-    quarter = b"".join(
-        value.to_bytes(4, "big", signed=True) for value in (0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    path = tmp_path / "film.mp4"
+    with av.open(str(path), "w") as container:
+        pictures: Any = container.add_stream("mpeg4", rate=10)
+        pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
+        lit = np.zeros((48, 64, 3), np.uint8)
+        lit[:, :32] = 250
+        for packet in (*pictures.encode(av.VideoFrame.from_ndarray(lit, format="rgb24")), *pictures.encode()):
+            container.mux(packet)
+    data = path.read_bytes()
+    # the matrix of the track (ISO 14496-12 8.3.2): x to the bottom, y to the left, a quarter turn clockwise
+    plain, turned = (
+        b"".join(value.to_bytes(4, "big", signed=True) for value in matrix)
+        for matrix in ((1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30), (0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30))
     )
     at = data.index(plain, data.index(b"tkhd"))
-    turned.write_bytes(data[:at] + quarter + data[at + 36 :])
-    pixels = ImageMedia().decode(read_cuts(str(turned), {"image": ("image", 0, 1000)}, LIMITS)["image"].data)
+    path.write_bytes(data[:at] + turned + data[at + 36 :])
+    pixels = ImageMedia().decode(read_cuts(str(path), {"image": ("image", 0, 100)}, LIMITS)["image"].data)
     assert pixels.shape == (64, 48, 3)
+    # what was left is at the top
+    assert pixels[:24].min() > 200
+    assert pixels[-24:].max() < 50
 
 
 # ---------------------------------------------------------------- rows
