@@ -13,10 +13,10 @@ from mmgen.errors import IntegrityError, SourceError, StoreError
 from mmgen.forgotten import Ledger
 from mmgen.identity import SCHEMA_VERSION, STEP_VERSIONS, config_part, identity
 from mmgen.modalities.table import declared
-from mmgen.reading import Reading, embedded_name, without_headers
 from mmgen.records import MediaRef, Rejection, Sample
 from mmgen.runtime import Runtime, circumstance
 from mmgen.sources.digests import DigestCache, take_fetches
+from mmgen.sources.reading import Reading, embedded_name, without_headers
 from mmgen.sources.rows import Row, with_clean_text
 from mmgen.sources.table import open_source
 from mmgen.staging import Batch, find_batch, is_planned, stage, write_plan

@@ -20,8 +20,8 @@ from mmgen.modalities.config import CheckConfig, ScanConfig
 from mmgen.modalities.probing import Derived, Finding, Probe
 from mmgen.modalities.scans import scan_kind
 from mmgen.modalities.table import MODALITIES, mismatch
-from mmgen.reading import Reading, derive, embedded_name, fetch, read, read_cut
 from mmgen.records import Modality, Rejection
+from mmgen.sources.reading import Reading, derive, embedded_name, fetch, read, read_cut
 from mmgen.store import Store, sha256
 from mmgen.tars import TarIndex, TarReader, TarWriter, pack, safe_key
 

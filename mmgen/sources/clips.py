@@ -146,12 +146,12 @@ def _opened(uri: str) -> Iterator[InputContainer]:
     import av
 
     with open_uri(uri) as file:
-        stream = _Watched(file)
-        form = container_of(stream.read(HEAD_BYTES))
-        if form is None:
-            raise Unplayable("wanted MP4, MOV, Matroska, WebM, AVI, MPEG, FLV, Ogg or ASF, its bytes are none")
-        stream.seek(0)
+        stream, form = _Watched(file), None
         try:
+            form = container_of(stream.read(HEAD_BYTES))
+            if form is None:
+                raise Unplayable("wanted MP4, MOV, Matroska, WebM, AVI, MPEG, FLV, Ogg or ASF, its bytes are none")
+            stream.seek(0)
             options = {"protocol_whitelist": "", "format_whitelist": form}
             with av.open(stream, "r", format=form, container_options=options, metadata_errors="replace") as container:
                 if not container.streams.video:

@@ -16,7 +16,7 @@ ORDER = (
     "configs",
     "tables", "tars", "order", "modalities", "dataset", "sources", "duplicates",
     "identity", "catalog", "forgotten", "holders", "tracking", "promotions",
-    "report", "reading", "staging", "ingest", "splits", "verdicts", "validate",
+    "report", "staging", "ingest", "splits", "verdicts", "validate",
     "shards", "forget", "diff", "trace", "export",
     # the torch line
     "preprocess", "features", "batches", "codecs", "encoders", "fusion", "generators", "training",

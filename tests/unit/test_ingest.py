@@ -19,13 +19,13 @@ import pytest
 from data_schemas.facts import failures
 from mmgen import config as configs
 from mmgen import ingest as ingest_module
-from mmgen import reading, staging, steps
+from mmgen import staging, steps
 from mmgen.artifact import Artifact, damaged
 from mmgen.config import Config
 from mmgen.errors import ConfigError, IntegrityError, SourceError
 from mmgen.ingest import Pending, ingest, pending, source_digest
 from mmgen.runtime import Runtime, map_local
-from mmgen.sources import fetching
+from mmgen.sources import fetching, reading
 from mmgen.sources.config import IngestConfig
 from mmgen.store import Store, sha256
 from mmgen.tars import TarReader, pack
