@@ -32,19 +32,22 @@ class Reading:
 
 def without_headers(
     rows: Sequence[Mapping[str, Any]], embedded: Mapping[str, bytes], reading: Reading
-) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+) -> tuple[Sequence[Mapping[str, Any]], Mapping[str, bytes]]:
     """A plan with pictures in place of the scans that came with it: what names a patient never reaches the store.
 
     Raises ConfigError without the library that reads them.
     """
-    made, kept = [], dict(embedded)
+    scans = {name: kind for name, data in embedded.items() if (kind := scan_kind(data)) is not None}
+    if not scans:
+        return rows, embedded
+    made, kept = [], {name: data for name, data in embedded.items() if name not in scans}
     for row in rows:
         media = dict(row["media"])
         for slot, planned in media.items():
             name = embedded_name(row["row"], slot)
-            if (kind := scan_kind(kept.get(name, b""))) is not None:
-                derived = derive(kept.pop(name), kind, slot, reading)
-                media[slot] = {**planned, "kind": kind, "findings": [asdict(each) for each in derived.findings]}
+            if name in scans:
+                derived = derive(embedded[name], scans[name], slot, reading)
+                media[slot] = {**planned, "kind": derived.kind, "findings": [asdict(each) for each in derived.findings]}
                 kept |= {name: derived.data} if derived.data else {}
         made.append({**row, "media": media})
     return made, kept

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import logging
+import subprocess
 import sys
 import warnings
 from typing import Any
@@ -330,6 +331,13 @@ def test_without_its_library_a_scan_is_the_users_to_mend(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "nibabel.nifti1", None)
     with pytest.raises(ConfigError, match=r"nifti.*nibabel.*mmgen\[scans\]"):
         made_of(nifti(head()))
+
+
+def test_the_extras_are_loaded_only_for_what_needs_them() -> None:
+    names = ("pydicom", "nibabel", "av")
+    code = f"import sys, mmgen.ingest, mmgen.validate, flows.cli; print([n for n in {names} if n in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
 
 
 # ---------------------------------------------------------------- hostile bytes

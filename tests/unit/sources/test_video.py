@@ -367,7 +367,10 @@ def test_a_config_of_several_frames_is_short_and_takes_the_images_settings(tmp_p
             config_of(tmp_path, clip={"frames": frames})
 
 
-def test_remote_videos_are_read_in_place(tmp_path: Path) -> None:
+def test_remote_videos_are_read_in_place_and_never_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # what reads a file whole
+    monkeypatch.setattr("mmgen.sources.digests.read_uri", lambda *_: pytest.fail("held"))
+    monkeypatch.setattr("mmgen.sources.reading.read_uri", lambda *_: pytest.fail("held"))
     remote = Store(f"memory:///{tmp_path.name}/films")
     remote.write("film.mp4", video(tmp_path / "film.mp4", 2).read_bytes())
     runtime = Runtime(Store(tmp_path / "store"))
