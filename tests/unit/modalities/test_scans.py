@@ -24,6 +24,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from mmgen.config import build
 from mmgen.errors import ConfigError
 from mmgen.modalities.config import CheckConfig, ScanConfig
 from mmgen.modalities.image import ImageMedia
@@ -175,9 +176,10 @@ def volume() -> np.ndarray[Any, Any]:
     ],
 )  # fmt: skip
 def test_the_middle_slice_along_an_axis_is_shown(axis: str, position: float, wanted: Any) -> None:
-    window = [volume().max() / 2, volume().max()]
+    most = int(volume().max())
+    window = [most / 2, most]
     came = shown(dicom(volume()), axis=axis, position=position, window=window)
-    assert np.array_equal(came, grey(wanted / volume().max()))
+    assert np.array_equal(came, grey(wanted / most))
 
 
 def head() -> np.ndarray[Any, Any]:
@@ -331,6 +333,13 @@ def test_without_its_library_a_scan_is_the_users_to_mend(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "nibabel.nifti1", None)
     with pytest.raises(ConfigError, match=r"nifti.*nibabel.*mmgen\[scans\]"):
         made_of(nifti(head()))
+
+
+@pytest.mark.parametrize("window", ["lung", [40], [40, 0], [1, 2, 3], 7, [40, "wide"]])
+def test_a_window_that_is_none_is_refused_with_what_was_wanted(window: Any) -> None:
+    source = {"kind": "folder", "path": "x", "scan": {"window": window}}
+    with pytest.raises(ConfigError, match=r"source\.scan\.window: wanted file, full or \[centre, width\].*came"):
+        build({"name": "a", "source": source})
 
 
 def test_the_extras_are_loaded_only_for_what_needs_them() -> None:

@@ -350,6 +350,15 @@ def test_unchanged_videos_are_not_staged_again_and_changed_ones_are(tmp_path: Pa
     assert source_digest(config, runtime) != before
 
 
+def test_what_lies_beside_a_single_video_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    path = video(tmp_path / "film.mp4", 1)
+    (tmp_path / "film.txt").write_text("one")
+    runtime = Runtime(Store(tmp_path / "store"))
+    before = source_digest(config_of(path), runtime, prepare=True)
+    (tmp_path / "film.txt").write_text("other")
+    assert source_digest(config_of(path), runtime) != before
+
+
 def test_settings_of_clips_are_identity(tmp_path: Path) -> None:
     video(tmp_path / "film.mp4", 2)
     parts = [config_part("ingest", config_of(tmp_path, clip=clip)) for clip in ({"seconds": 1}, {"seconds": 0.5})]
