@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import logging
 import math
+import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,6 +48,8 @@ _GROUPS = {
     "WindowCenter": "FrameVOILUTSequence", "WindowWidth": "FrameVOILUTSequence",
     "VOILUTFunction": "FrameVOILUTSequence",
 }  # fmt: skip
+#: smaller run-length frames unpack to no more than 64 times as much
+_LOOKED_THROUGH_BYTES = 4 << 20
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
@@ -181,8 +185,21 @@ def _check_encoded(whole: Dataset, data: bytes, decoder: str) -> None:
         return
     raw = int(whole.Rows) * int(whole.Columns) * int(whole.get("SamplesPerPixel", 1)) * int(whole.BitsAllocated) // 8
     # run lengths add at most a byte to 128, and a row ends its run
-    if len(data) > 2 * raw + 1024:
-        raise Unreadable("undecodable", f"a frame of {raw} bytes, compressed to {len(data)}")
+    if len(data) > 2 * raw + 1024 or (len(data) > _LOOKED_THROUGH_BYTES and _unpacks_to(data) > 2 * raw):
+        raise Unreadable("undecodable", f"a frame of {raw} bytes, compressed to {len(data)} that unpack to others")
+
+
+def _unpacks_to(data: bytes) -> int:
+    """Bytes that a run-length frame unpacks to (PS3.5 G.3): up to 64 times its own."""
+    count, *offsets = struct.unpack("<16L", data[:64])
+    total = 0
+    for first, last in itertools.pairwise((*offsets[: min(count, 15)], len(data))):
+        at = first
+        while at < last:
+            run = data[at]
+            total += run + 1 if run < 128 else (257 - run) % 129
+            at += run + 2 if run < 128 else (2 if run > 128 else 1)
+    return total
 
 
 def _rescaled(whole: Dataset, stored: NDArray[Any], index: int) -> NDArray[np.float64]:

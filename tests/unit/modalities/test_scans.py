@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import io
 import logging
+import struct
 import subprocess
 import sys
+import tracemalloc
 import warnings
 from typing import Any
 
@@ -26,6 +28,7 @@ from pydicom.uid import (
 
 from mmgen.config import build
 from mmgen.errors import ConfigError
+from mmgen.modalities import dicom as reader
 from mmgen.modalities.config import CheckConfig, ScanConfig
 from mmgen.modalities.image import ImageMedia
 from mmgen.modalities.probing import Derived
@@ -305,6 +308,25 @@ def test_a_frame_that_unpacks_to_another_size_is_refused() -> None:
     other = encoded(ramp(40, 40, "uint8"), "JPEG")
     assert refused(dicom(ramp(16, 16, "uint8"), syntax=JPEGBaseline8Bit, frames=[other])) == "undecodable"
     assert refused(dicom(ramp(16, 16, "uint8"), syntax=RLELossless, frames=[bytes(5000)])) == "undecodable"
+
+
+def test_run_lengths_that_unpack_to_far_more_than_the_picture_are_refused_unpacked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # looked through from 4 MiB on, here always
+    monkeypatch.setattr(reader, "_LOOKED_THROUGH_BYTES", 0)
+    bomb = struct.pack("<16L", 1, 64, *[0] * 14) + b"\x81\x07" * 80_000
+    data = dicom(np.zeros((300, 300), np.uint8), syntax=RLELossless, frames=[bomb])
+    tracemalloc.start()
+    found = refused(data)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == "undecodable"
+    # unpacked it would be 10 MB
+    assert most < 2_000_000
+    noise = np.random.default_rng(0).integers(0, 1 << 16, (50, 70)).astype("uint16")
+    for true in (noise, ramp(), np.zeros((300, 300), np.uint8) + ramp(300, 1, "uint8")):
+        assert np.array_equal(shown(dicom(true, syntax=RLELossless)), shown(dicom(true)))
 
 
 def test_files_without_a_picture_are_refused() -> None:
