@@ -22,7 +22,7 @@ from mmgen.generators.config import ConcatBaselineConfig, GeneratorConfig, Joint
 from mmgen.modalities.config import AudioSlot, ImageSlot, SlotConfig, TextSlot
 from mmgen.settings import Settings, plain_word
 from mmgen.shard_config import ShardConfig
-from mmgen.sources.config import IngestConfig, SourceConfig
+from mmgen.sources.config import ClipConfig, IngestConfig, SourceConfig, frame_slots
 from mmgen.validate_config import ValidateConfig
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -142,6 +142,8 @@ def _activate_slots(merged: dict[str, Any], where: str) -> None:
     for name, kind in DEFAULT_SLOTS.items():
         if source.get(name) and name not in slots:
             slots[name] = kind().model_dump(mode="json")
+    if source.get("kind") == "video":
+        slots = _frame_slots(slots, source)
     if source.get("kind", "table") in ("table", "hf_dataset"):
         slots = {name: slot for name, slot in slots.items()
                  if (isinstance(slot, Mapping) and slot.get("column")) or source.get(name)}  # fmt: skip
@@ -150,6 +152,20 @@ def _activate_slots(merged: dict[str, Any], where: str) -> None:
                 f"{where}: source: names no column for any slot; wanted at least one of text, image, audio"
             )
     merged["slots"] = slots
+
+
+def _frame_slots(slots: dict[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
+    """The slots of a video's clips: in place of `image`, and with its settings, one for each of several frames."""
+    try:
+        frames = ClipConfig.model_validate(source.get("clip", {})).frames
+    except ValidationError:
+        # refused with the rest of the source
+        return slots
+    if frames == 1:
+        return slots
+    usual = slots.get("image") or ImageSlot().model_dump(mode="json")
+    own = {name: _merge(usual, slots.get(name, {})) for name in frame_slots(frames)}
+    return {name: slot for name, slot in slots.items() if name != "image" and name not in own} | own
 
 
 def _explain(error: ValidationError) -> str:

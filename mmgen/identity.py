@@ -13,6 +13,8 @@ from typing import Any
 from mmgen.artifact import Artifact, fingerprint
 from mmgen.config import Config
 from mmgen.errors import ConfigError
+from mmgen.modalities.config import ScanConfig
+from mmgen.sources.config import ClipConfig
 from mmgen.store import sha256_file
 
 SCHEMA_VERSION = 1
@@ -31,6 +33,10 @@ STEP_VERSIONS: dict[str, int] = {
 # settings of a source that say where it lies and what is told beside it, and change nothing of what is read
 _ELSEWHERE = ("path", "allow_roots", "list_unnamed")
 DATA_KINDS = ("staging", "verdicts", "dataset", "features")
+# settings of the source that came after others had been read without them, and what they were then
+LATER = {
+    "language": None, "scan": ScanConfig().model_dump(mode="json"), "clip": ClipConfig().model_dump(mode="json"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +55,10 @@ def config_part(step: str, config: Config) -> dict[str, Any]:
     match step:
         case "ingest":
             source = {key: value for key, value in whole["source"].items() if key not in _ELSEWHERE}
-            if source["language"] is None:
+            for name, unused in LATER.items():
                 # a setting that came later, and is not used: what was read without it is still that
-                del source["language"]
+                if source[name] == unused:
+                    del source[name]
             columns = {name: {"modality": slot["modality"], "column": slot["column"]} for name, slot in slots.items()}
             return {
                 "source": source,

@@ -18,12 +18,12 @@ from mmgen.modalities.table import declared
 from mmgen.records import MediaRef, Rejection, Sample
 from mmgen.runtime import Bar, Runtime, circumstance
 from mmgen.sources.digests import DigestCache, Look, take_fetches
+from mmgen.sources.reading import Reading, embedded_name, without_headers
 from mmgen.sources.rows import Row, with_clean_text
 from mmgen.sources.table import open_source, stamp
 from mmgen.sources.unnamed import NamedFiles, as_facts, unnamed
 from mmgen.staging import Batch, find_batch, is_planned, stage, write_plan
 from mmgen.store import sha256
-from mmgen.tars import safe_key
 
 
 def ingest(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> Artifact:
@@ -40,8 +40,8 @@ def ingest(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> 
         (name, rows) for name, rows in look.batches if find_batch(runtime.store, name, rehash=runtime.verify) is None
     ]
     slots = {name: slot.modality for name, slot in config.slots.items()}
-    checks = config.validate_.checks.model_dump(mode="json")
-    work = [(runtime.store.uri, name, slots, checks) for name, _ in fresh]
+    checks, scan = config.validate_.checks.model_dump(mode="json"), config.source.scan.model_dump(mode="json")
+    work = [(runtime.store.uri, name, slots, checks, scan) for name, _ in fresh]
     with runtime.progress.bar("ingest", rows := sum(rows for _, rows in fresh)) as bar:
         runtime.map("ingest", stage, work, runtime.workers)
         bar.advance(rows)
@@ -63,7 +63,7 @@ def _planned(config: Config, runtime: Runtime, bar: Bar) -> Look:
     batches, plans = [], _Plans(config, runtime)
     for plan in plans:
         if find_batch(runtime.store, plan.name, rehash=runtime.verify) is None:
-            write_plan(runtime.store, plan.name, plan.rows, plan.embedded)
+            _put(config, runtime, plan)
         batches.append((plan.name, len(plan.rows)))
         bar.advance(len(plan.rows))
     return Look("", tuple(batches), plans.beside)
@@ -83,7 +83,7 @@ def source_digest(config: Config, runtime: Runtime, *, prepare: bool = False) ->
     for plan in plans:
         names.append(plan.name)
         if prepare and find_batch(runtime.store, plan.name) is None:
-            write_plan(runtime.store, plan.name, plan.rows, plan.embedded)
+            _put(config, runtime, plan)
     return _digest(names)
 
 
@@ -168,6 +168,12 @@ class _Plan:
     name: str = ""
 
 
+def _put(config: Config, runtime: Runtime, plan: _Plan) -> None:
+    slots = {name: slot.modality for name, slot in config.slots.items()}
+    reading = Reading(slots, config.validate_.checks, config.source.scan)
+    write_plan(runtime.store, plan.name, *without_headers(plan.rows, plan.embedded, reading))
+
+
 class _Plans:
     """The batches of a source, in order: iterate once."""
 
@@ -242,7 +248,7 @@ class _Plans:
         while ahead := list(itertools.islice(rows, self._config.ingest.batch_rows)):
             samples = (row.sample for row in ahead if row.sample is not None)
             refs = [ref for sample in samples for ref in sample.media.values() if ref.uri is not None]
-            whole = {ref.uri for ref in refs if ref.uri and ref.span is None} if self._keep else set()
+            whole = {ref.uri for ref in refs if ref.uri and not (ref.span or ref.cut)} if self._keep else set()
             self._cache.prefetch((ref.uri for ref in refs if ref.uri is not None), whole)
             yield from ahead
 
@@ -281,7 +287,7 @@ class _Plans:
                 )
             data = self._cache.take(ref.uri) if ref.uri is not None and ref.span is None else ref.data
             if data is not None and slot in media:
-                embedded[f"{row.number:09d}.{safe_key(slot)}"] = data
+                embedded[embedded_name(row.number, slot)] = data
         self._count_failures(row.number, failed, opened=bool(media))
         planned = {
             "row": row.number, "key": sample.key, "sample": row.sample is not None, "label": sample.label,
@@ -307,17 +313,14 @@ class _Plans:
             data = ref.data or b""
             return {"uri": None, "span": None, "size": len(data), "sha256": sha256(data), "of": None}
         digest = self._cache.of(ref.uri)
-        hosts = {"named": list(self._hosts)} if ref.uri.startswith("http") else {}
+        found: dict[str, Any] = {"uri": ref.uri, "span": None, "sha256": None, "of": digest.sha256}
+        if ref.uri.startswith("http"):
+            found["named"] = list(self._hosts)
         if ref.span is not None:
-            return {
-                "uri": ref.uri,
-                "span": list(ref.span),
-                "size": ref.span[1],
-                "sha256": None,
-                "of": digest.sha256,
-                **hosts,
-            }
-        return {"uri": ref.uri, "span": None, "size": digest.size, "sha256": digest.sha256, "of": None, **hosts}
+            return found | {"span": list(ref.span), "size": ref.span[1]}
+        if ref.cut is not None:
+            return found | {"size": ref.cut.size_bytes, "cut": [ref.cut.start_ms, ref.cut.end_ms]}
+        return found | {"size": digest.size, "sha256": digest.sha256, "of": None}
 
     def _count_failures(self, row: int, failed: str, *, opened: bool) -> None:
         """A run of rows whose media cannot be opened means that the source has gone away."""
@@ -335,4 +338,5 @@ class _Plans:
 
 def _what(located: Mapping[str, Any]) -> list[Any]:
     # what its name claims is compared with its bytes, so it counts; where it lies does not
-    return [located["sha256"], located["of"], located["span"], located["declared"]]
+    mine = [located["sha256"], located["of"], located["span"], located["declared"]]
+    return [*mine, located["cut"]] if "cut" in located else mine

@@ -42,6 +42,11 @@ REASONS: Mapping[str, Reason] = {
     "malformed_sidecar": Reason("source", "reject", "a sample's .json is no JSON object"),
     "ambiguous_slot": Reason("source", "reject", "several files of one sample fit the same slot"),
     "broken_archive": Reason("source", "reject", "the tar breaks off within this sample"),
+    "not_a_video": Reason("source", "reject", "a file like a video that cannot be opened as one"),
+    "video_too_long": Reason(
+        "source", "reject", "a video beyond the caps, by its header",
+        ("source.clip.max_video_seconds", "source.clip.max_video_bytes"),
+    ),
     "path_refused": Reason("source", "reject", "a path or address outside the source", ("source.allow_roots",)),
     "file_missing": Reason("source", "reject", "a file that is not there"),
     "file_unreadable": Reason("source", "reject", "a file that is there and cannot be read"),
@@ -49,12 +54,16 @@ REASONS: Mapping[str, Reason] = {
     "zero_bytes": Reason("ingest", "reject", "an empty file"),
     "too_many_bytes": Reason(
         "ingest", "reject", "more bytes than the cap, packed or not",
-        (_check("max_image_bytes"), _check("max_audio_bytes")),
+        (_check("max_image_bytes"), _check("max_audio_bytes"), "source.scan.max_volume_bytes"),
     ),
     "active_content": Reason("ingest", "reject", "SVG, HTML, PDF, scripts: what could execute or fetch"),
     "not_an_image": Reason("ingest", "reject", "bytes of no known image format"),
     "not_audio": Reason("ingest", "reject", "bytes of no known audio format"),
     "type_mismatch": Reason("ingest", "flag", "a name that claims another type than the bytes are of", tunable=True),
+    "unsupported_encoding": Reason("ingest", "reject", "a scan whose pixels are stored in a way that is not read"),
+    "phi_header": Reason("ingest", "flag", "a scan whose header names people; the header is not kept", tunable=True),
+    "burned_in_annotation": Reason("ingest", "flag", "a scan that says it has writing in its pixels", tunable=True),
+    "sound_ends_early": Reason("ingest", "flag", "the sound of a video ends before its clip does", tunable=True),
     "truncated": Reason("ingest", "reject", "the file ends too early"),
     "wrong_size": Reason(
         "ingest", "flag", "a header that tells another length than the samples have", tunable=True

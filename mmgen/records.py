@@ -19,17 +19,31 @@ SPLIT_SPELLINGS = {
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """A part of a video: its sound from start to end, in ms, or the frame that is shown halfway between them.
+
+    size_bytes: at most as many, uncompressed, by the video's header.
+    """
+
+    start_ms: int
+    end_ms: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class MediaRef:
     """Where the bytes of an image or audio slot are.
 
     Either `uri` (a path or URL that the store layer can open) or `data` (embedded bytes);
     `written` is the text of the user's cell, for messages. span: (offset, length) within `uri`, None for all of it.
+    cut: what of the video at `uri`.
     """
 
     uri: str | None
     data: bytes | None = None
     written: str = ""
     span: tuple[int, int] | None = None
+    cut: Cut | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,21 +9,20 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import polars as pl
 
 from mmgen.artifact import Artifact, FileEntry
-from mmgen.errors import IntegrityError, SourceError
-from mmgen.modalities.config import CheckConfig
-from mmgen.modalities.probing import Probe
+from mmgen.errors import IntegrityError
+from mmgen.modalities.config import CheckConfig, ScanConfig
+from mmgen.modalities.probing import Derived, Finding, Probe
+from mmgen.modalities.scans import scan_kind
 from mmgen.modalities.table import MODALITIES, mismatch
 from mmgen.records import Modality, Rejection
-from mmgen.sources.digests import CONNECTIONS
-from mmgen.sources.fetching import Patience
-from mmgen.store import Store, read_uri, sha256
+from mmgen.sources.reading import Reading, derive, embedded_name, fetch, read, read_cut
+from mmgen.store import Store, sha256
 from mmgen.tars import TarIndex, TarReader, TarWriter, pack, safe_key
 
 FOLDER = "staging/batches"
@@ -155,13 +154,16 @@ def _read_plan(store: Store, name: str) -> tuple[list[dict[str, Any]], dict[str,
 # ---------------------------------------------------------------- staging
 
 
-def stage(store_uri: str, name: str, slots: Mapping[str, Modality], checks: Mapping[str, Any]) -> None:
+def stage(
+    store_uri: str, name: str, slots: Mapping[str, Modality], checks: Mapping[str, Any], scan: Mapping[str, Any]
+) -> None:
     """Stage the planned batch of this name: read, check and measure every slot, write, commit.
 
     Plain values only, so that it runs in another process or on another machine. Raises SourceError if a file
     changed since it was planned.
     """
-    store, limits = Store(store_uri), CheckConfig.model_validate(checks)
+    store = Store(store_uri)
+    reading = Reading(slots, CheckConfig.model_validate(checks), ScanConfig.model_validate(scan))
     try:
         rows, embedded = _read_plan(store, name)
     except FileNotFoundError:
@@ -169,9 +171,9 @@ def stage(store_uri: str, name: str, slots: Mapping[str, Modality], checks: Mapp
         if find_batch(store, name) is None:
             raise IntegrityError(f"staging batch {name[:12]}: neither its plan nor its files are there") from None
         return
-    embedded |= _fetch(rows, slots, limits, embedded)
+    embedded |= fetch(rows, reading, embedded)
     with store.pieces(FOLDER) as tar:
-        stager = _Stager(slots, limits, embedded, TarWriter(tar))
+        stager = _Stager(reading, embedded, TarWriter(tar))
         for row in rows:
             stager.add(row)
         index = stager.tar.close()
@@ -183,10 +185,9 @@ def stage(store_uri: str, name: str, slots: Mapping[str, Modality], checks: Mapp
 class _Stager:
     """Writes the tar of one batch as its rows come, and collects their facts and rejections."""
 
-    def __init__(
-        self, slots: Mapping[str, Modality], limits: CheckConfig, embedded: Mapping[str, bytes], tar: TarWriter
-    ) -> None:
-        self.slots, self.limits, self.embedded, self.tar = slots, limits, embedded, tar
+    def __init__(self, reading: Reading, embedded: Mapping[str, bytes], tar: TarWriter) -> None:
+        self.reading, self.slots, self.limits = reading, reading.slots, reading.limits
+        self.embedded, self.tar = embedded, tar
         self.facts: list[dict[str, Any]] = []
         self.rejections: list[Rejection] = []
 
@@ -200,14 +201,15 @@ class _Stager:
         texts = {slot: self._text(slot, row, mine) for slot in self.slots if slot in row["texts"]}
         texts = {slot: good for slot, good in texts.items() if good}
         found: dict[str, tuple[bytes, Probe]] = {}
+        clip = read_cut(row, self.reading)
         for slot, modality in self.slots.items():
             if slot in texts:
                 data = MODALITIES[modality].encode(texts[slot][0])
                 found[slot] = (data, MODALITIES[modality].probe(data, self.limits))
             elif slot in row["media"]:
-                data, probe = self._media(slot, modality, row)
+                data, probe = self._media(slot, modality, row, clip.get(slot))
                 mine += _rejections(number, key, slot, probe)
-                if not probe.rejected:
+                if data and not probe.rejected:
                     found[slot] = (data, probe)
         if not found:
             message = "no slot is left" if mine else f"none of {', '.join(self.slots)} is there"
@@ -243,55 +245,33 @@ class _Stager:
     def _probe_text(self, text: str) -> Probe:
         return MODALITIES["text"].probe(text.encode("utf-8", "surrogatepass"), self.limits)
 
-    def _media(self, slot: str, modality: Modality, row: Mapping[str, Any]) -> tuple[bytes, Probe]:
+    def _media(
+        self, slot: str, modality: Modality, row: Mapping[str, Any], derived: Derived | None
+    ) -> tuple[bytes, Probe]:
+        """The bytes of a slot, empty if they are rejected or not there. derived: what was taken of a video."""
         planned = row["media"][slot]
-        if too_large := MODALITIES[modality].refuse_size(planned["size"], self.limits):
-            # refused by its size alone: it need not fit into memory
-            return b"", Probe(None, {}, (too_large,))
-        data = self.embedded.get(f"{row['row']:09d}.{safe_key(slot)}")
-        data = _read(row["row"], planned) if data is None else data
+        data = self.embedded.get(embedded_name(row["row"], slot))
+        if "kind" in planned:
+            derived = Derived(planned["kind"], data or b"", tuple(Finding(**each) for each in planned["findings"]))
+        elif derived is None:
+            if too_large := MODALITIES[modality].refuse_size(planned["size"], self.limits):
+                # refused by its size alone: it need not fit into memory
+                return b"", Probe(None, {}, (too_large,))
+            data = read(row["row"], planned) if data is None else data
+            if (kind := scan_kind(data)) is not None:
+                derived = derive(data, kind, slot, self.reading)
+        if derived is None:
+            return data or b"", self._probe(modality, data or b"", planned["declared"])
+        if not derived.data:
+            return b"", Probe(None, {}, derived.findings)
+        probe = self._probe(modality, derived.data, planned["declared"], derived.kind)
+        return derived.data, replace(probe, findings=(*derived.findings, *probe.findings))
+
+    def _probe(self, modality: Modality, data: bytes, declared: str | None, kind: str | None = None) -> Probe:
+        """kind: what the file is that the bytes were made of, if they are not the file's own."""
         probe = MODALITIES[modality].probe(data, self.limits)
-        found = () if probe.rejected else mismatch(planned["declared"], probe, self.limits)
-        return data, replace(probe, findings=(*probe.findings, *found))
-
-
-def _fetch(
-    rows: Sequence[Mapping[str, Any]], slots: Mapping[str, Modality], limits: CheckConfig, have: Mapping[str, bytes]
-) -> dict[str, bytes]:
-    """The bytes of remote media that the plan does not have, read side by side, by embedded name."""
-    wanted = [
-        (name, row["row"], each)
-        for row in rows for slot, each in row["media"].items()
-        if each["uri"] is not None and "://" in each["uri"]
-        and (name := f"{row['row']:09d}.{safe_key(slot)}") not in have
-        and MODALITIES[slots[slot]].refuse_size(each["size"], limits) is None
-    ]  # fmt: skip
-    if not wanted:
-        return {}
-    patience = Patience()
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
-        found = pool.map(lambda each: patience(lambda: _read(each[1], each[2])), wanted)
-        return {name: data for (name, _, _), data in zip(wanted, found, strict=True)}
-
-
-def _read(row: int, planned: Mapping[str, Any]) -> bytes:
-    """The bytes that were planned. Raises SourceError if they are gone or others."""
-    try:
-        data = _read_span(planned["uri"], planned["span"], planned["size"], planned.get("named"))
-    except OSError as error:
-        raise SourceError(f"row {row}: {planned['uri']} went away while it was ingested: {error}; run again") from error
-    if planned["sha256"] is not None and sha256(data) != planned["sha256"]:
-        raise SourceError(
-            f"row {row}: {planned['uri']} changed while it was ingested, or its time stamp hides a change; "
-            "run again with --rehash"
-        )
-    return data
-
-
-def _read_span(uri: str, span: Sequence[int] | None, size: int, named: Sequence[str] | None) -> bytes:
-    if span is None:
-        return read_uri(uri, limit_bytes=size, named=named)
-    return read_uri(uri, offset=span[0], limit_bytes=span[1], named=named)[: span[1]]
+        found = () if probe.rejected else mismatch(declared, replace(probe, ext=kind or probe.ext), self.limits)
+        return replace(probe, findings=(*probe.findings, *found))
 
 
 def _rejections(row: int, key: str, slot: str, probe: Probe) -> list[Rejection]:

@@ -370,6 +370,16 @@ def read_uri(uri: str, *, limit_bytes: int | None = None, offset: int = 0, named
         return bytes(stream.read() if limit_bytes is None else stream.read(limit_bytes + 1))
 
 
+def digest_uri(uri: str, *, named: Sequence[str] | None = None) -> tuple[int, str]:
+    """(size in bytes, sha256) of a source's file, read in chunks. Raises what `open_uri` raises."""
+    size, digest = 0, hashlib.sha256()
+    with open_uri(uri, named=named) as stream, _outside("read", uri):
+        while chunk := stream.read(CHUNK_BYTES):
+            size += len(chunk)
+            digest.update(chunk)
+    return size, digest.hexdigest()
+
+
 def stat_uri(uri: str, *, named: Sequence[str] | None = None) -> tuple[int, str]:
     """(size in bytes, change mark) of a file; the mark is its mtime in ns, or an ETag. Raises as `open_uri`."""
     with _outside("look up", uri):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -54,6 +54,29 @@ class TextSlot(Settings):
 
 
 SlotConfig = Annotated[ImageSlot | AudioSlot | TextSlot, Field(discriminator="modality")]
+
+
+class ScanConfig(Settings):
+    """How a DICOM or a NIfTI becomes the picture that is staged: grey at 8 bits, or the colour that it has."""
+
+    #: which values are black and white: the file's own first window (the whole range if it has none), the whole range
+    #: of the picture, or [centre, width] in rescaled units (Hounsfield units of a CT)
+    window: Literal["file", "full"] | tuple[float, float] = "file"
+    #: a volume is cut across z (a DICOM's frames; feet to head of a NIfTI), y (rows; back to front) or
+    #: x (columns; left to right)
+    axis: Literal["z", "y", "x"] = "z"
+    #: where along it: 0 the first slice, 1 the last
+    position: float = Field(0.5, ge=0, le=1)
+    #: a NIfTI that is larger than this unpacked is refused by its header
+    max_volume_bytes: int = Field(1 << 30, ge=1)
+
+    @field_validator("window", mode="before")
+    @classmethod
+    def _two_numbers(cls, window: Any) -> Any:
+        match window:
+            case "file" | "full" | [int() | float(), int() | float()] if isinstance(window, str) or window[1] > 0:
+                return window
+        raise ValueError(f"wanted file, full or [centre, width] with a width above 0, came {window!r}")
 
 
 class CheckConfig(Settings):

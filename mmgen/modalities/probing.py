@@ -71,6 +71,18 @@ class Probe:
         return any(finding.severity == "reject" for finding in self.findings)
 
 
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """What was made of a source's bytes: the picture of a scan, a frame of a video or its sound.
+
+    kind: what it was made of. data: empty if it is rejected, or not there.
+    """
+
+    kind: str
+    data: bytes
+    findings: tuple[Finding, ...] = ()
+
+
 class Media(Protocol):
     """A modality: what its bytes are, say, and become."""
 

@@ -18,7 +18,7 @@ from mmgen.errors import SourceError, StoreError
 from mmgen.modalities.config import SlotConfig
 from mmgen.records import MediaRef
 from mmgen.sources.config import SourceConfig
-from mmgen.sources.grouped import Grouping, Part
+from mmgen.sources.grouped import Grouping, Part, split_name
 from mmgen.sources.rows import Row, rejected
 from mmgen.store import list_uri, open_uri
 from mmgen.tars import scan
@@ -89,7 +89,7 @@ class ArchiveSource:
 
 
 def _part(uri: str, stream: IO[bytes], name: str, suffix: str, span: tuple[int, int]) -> Part:
-    slot, _, ext = suffix.rpartition(".")
+    slot, ext = split_name(suffix)
     offset, length = span
 
     def read(limit: int) -> bytes:

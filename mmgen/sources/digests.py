@@ -22,7 +22,7 @@ from typing import Any
 
 from mmgen.errors import StoreError
 from mmgen.sources.fetching import Patience
-from mmgen.store import CHUNK_BYTES, Store, read_uri, sha256, sha256_file, stat_folder, stat_uri
+from mmgen.store import CHUNK_BYTES, Store, digest_uri, read_uri, sha256, sha256_file, stat_folder, stat_uri
 
 #: objects of a remote source that are looked up at once
 CONNECTIONS = 16
@@ -158,10 +158,14 @@ class DigestCache:
         try:
             if "://" not in uri:
                 return Digest(size, mark, sha256_file(uri))
+            if not keep:
+                # it may be larger than memory
+                size, digest = self.patience(lambda: digest_uri(uri, named=self._hosts))
+                return Digest(size, mark, digest)
             data = self.patience(lambda: read_uri(uri, named=self._hosts))
         except (OSError, StoreError) as error:
             return error
-        if keep and self._kept_bytes + len(data) <= KEPT_BYTES:
+        if self._kept_bytes + len(data) <= KEPT_BYTES:
             self._kept[uri] = data
             self._kept_bytes += len(data)
         return Digest(len(data), mark, sha256(data))

@@ -12,11 +12,12 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from mmgen.errors import SourceError
+from mmgen.errors import SourceError, StoreError
 from mmgen.modalities.config import SlotConfig
+from mmgen.modalities.dicom import is_dicom
 from mmgen.records import SPLIT_SPELLINGS, MediaRef, Sample
 from mmgen.sources.config import SourceConfig
-from mmgen.sources.grouped import Grouping, Part
+from mmgen.sources.grouped import Grouping, Part, split_name
 from mmgen.sources.rows import Refused, Roots, Row
 from mmgen.sources.unnamed import Unnamed
 from mmgen.store import read_uri, walk_uri
@@ -49,7 +50,7 @@ class FolderSource:
             relative = uri[len(self.path) :].lstrip("/")
             if relative.startswith(".") or "/." in relative:
                 continue
-            stem, slot, ext = self._named(relative)
+            stem, slot, ext = self._named(self._spelled(relative))
             if self.grouping.useful(Part(relative, slot, ext.lower(), MediaRef(uri), _nothing)):
                 found.append(f"{stem}\0{relative}")
             else:
@@ -63,9 +64,21 @@ class FolderSource:
     def _row(self, number: int, stem: str, parts: Sequence[Part]) -> Row:
         return self.grouping.row(number, stem, parts)
 
+    def _spelled(self, relative: str) -> str:
+        """A path below the folder, with the extension that a DICOM may lack."""
+        if not _is_bare(relative):
+            return relative
+        uri = f"{self.path}/{relative}"
+        try:
+            self.roots.resolve(uri)
+            return f"{relative}.dcm" if is_dicom(read_uri(uri, limit_bytes=132)) else relative
+        except (Refused, OSError, StoreError):
+            # why it is none is told where it is read
+            return relative
+
     def _part(self, relative: str) -> Part:
         uri = f"{self.path}/{relative}"
-        _, slot, ext = self._named(relative)
+        _, slot, ext = self._named(self._spelled(relative))
         refused = None
         try:
             self.roots.resolve(uri)
@@ -76,7 +89,7 @@ class FolderSource:
     def _named(self, relative: str) -> tuple[str, str | None, str]:
         """(stem, slot, extension) of a path below the folder; the slot is None where the path does not tell."""
         folder, _, name = relative.rpartition("/")
-        stem, _, ext = name.rpartition(".")
+        stem, ext = split_name(name)
         slot = None
         before, _, last = stem.rpartition(".")
         if before and last in self.slots:
@@ -108,7 +121,7 @@ class ImageFolderSource(FolderSource):
 
     def _named(self, relative: str) -> tuple[str, str | None, str]:
         folder, _, name = relative.rpartition("/")
-        stem, _, ext = name.rpartition(".")
+        stem, ext = split_name(name)
         return f"{folder}/{stem or name}".lstrip("/"), None, ext
 
 
@@ -121,6 +134,13 @@ def _classified(sample: Sample, stem: str, *, split: bool) -> Sample:
 
 def _stem(entry: str) -> str:
     return entry.partition("\0")[0]
+
+
+def _is_bare(relative: str) -> bool:
+    """Whether a file has no extension: scanners name DICOMs by numbers. The index of a disc is none of them."""
+    name = relative.rpartition("/")[2]
+    _, dot, ext = name.rpartition(".")
+    return (not dot or ext.isdigit()) and name != "DICOMDIR"
 
 
 def _reader(uri: str, refused: str | None) -> Callable[[int], bytes]:

@@ -16,6 +16,7 @@ from mmgen.tars import safe_key
 MAX_SIDECAR_BYTES = 1 << 20
 EXTENSIONS: Mapping[str, Modality] = {
     **dict.fromkeys(("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff"), "image"),
+    **dict.fromkeys(("dcm", "dicom", "nii", "nii.gz"), "image"),
     **dict.fromkeys(("wav", "flac", "ogg", "mp3", "aiff", "aif"), "audio"),
     **dict.fromkeys(("txt", "caption"), "text"),
     # other spellings of the same
@@ -35,6 +36,17 @@ class Part:
     ref: MediaRef
     read: Callable[[int], bytes]
     refused: str | None = None
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """A file's name before its extension, and the extension; `.nii.gz` is one.
+
+    >>> split_name("brain.nii.gz")
+    ('brain', 'nii.gz')
+    """
+    stem, _, ext = name.rpartition(".")
+    before, _, inner = stem.rpartition(".")
+    return (before, f"{inner}.{ext}") if f"{inner}.{ext}".lower() == "nii.gz" else (stem, ext)
 
 
 class Grouping:

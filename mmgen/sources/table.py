@@ -15,6 +15,7 @@ from mmgen.sources.folder import FolderSource, ImageFolderSource
 from mmgen.sources.rows import Columns, Source
 from mmgen.sources.saved import SavedSource
 from mmgen.sources.tabular import TableSource
+from mmgen.sources.video import VideoSource
 from mmgen.store import list_uri, stat_uri
 
 
@@ -32,6 +33,7 @@ SOURCES: dict[str, Callable[[SourceConfig, Mapping[str, SlotConfig]], Source]] =
     "image_folder": ImageFolderSource,
     "webdataset": ArchiveSource,
     "hf_dataset": _saved,
+    "video": VideoSource,
 }
 
 
@@ -50,7 +52,7 @@ def stamp(config: SourceConfig) -> str | None:
     found = hashlib.sha256()
     for path in expand(config.path) if config.kind == "webdataset" else [config.path]:
         folder = "://" not in path and os.path.isdir(path)
-        if not folder and config.kind in ("folder", "image_folder", "hf_dataset"):
+        if not folder and config.kind in ("folder", "image_folder", "hf_dataset", "video"):
             return None
         for each in list_uri(path) if folder else [path]:
             try:

@@ -15,8 +15,8 @@ from mmgen.addresses import hosts_of, is_public
 from mmgen.errors import AddressRefused, SourceError, StoreError
 from mmgen.ingest import ingest
 from mmgen.runtime import Runtime
-from mmgen.staging import read_rejections
 from mmgen.store import read_uri, stat_uri
+from tests.data_sources import rejections_of
 from tests.unit.sources.media import png
 
 
@@ -170,7 +170,7 @@ def test_a_table_of_any_public_host_reaches_no_private_one(tmp_path: Path, runti
                  f"http://127.0.0.1:{port}{to(f'http://127.0.0.1:{inner}/secret')}", f"http://127.0.0.1:{port}/1.png",
                  "https://[::1]:1/x.png", "ftp://127.0.0.1/x.png"]  # fmt: skip
         made = ingest(table(tmp_path, cells, ["http://", "https://", f"http://127.0.0.1:{port}"]), {}, runtime)
-    found = {each.row: each for each in read_rejections(runtime.store, made)}
+    found = {each.row: each for each in rejections_of(runtime.store, made)}
     assert sorted(found) == [0, 1, 2, 4, 5]
     assert {each.reason for each in found.values()} == {"path_refused"}
     assert secrets == []
@@ -198,7 +198,7 @@ def test_a_table_on_a_private_host_names_its_own_pictures_and_no_others(tmp_path
         source = {"path": f"{address}/set/t.csv", "key": "key", "text": "text", "image": "image"}
         made = ingest(configs.build({"name": "web", "source": source}), {}, runtime)
         server.shutdown()
-    assert {each.row: each.reason for each in read_rejections(runtime.store, made)} == dict.fromkeys(
+    assert {each.row: each.reason for each in rejections_of(runtime.store, made)} == dict.fromkeys(
         (2, 3, 4), "path_refused"
     )
     assert secrets == []

@@ -25,7 +25,7 @@ from mmgen.config import Config
 from mmgen.errors import ConfigError, IntegrityError, SourceError
 from mmgen.ingest import Pending, ingest, pending, source_digest
 from mmgen.runtime import Runtime, map_local
-from mmgen.sources import fetching
+from mmgen.sources import fetching, reading
 from mmgen.sources.config import IngestConfig
 from mmgen.store import Store, sha256
 from mmgen.tars import TarReader, pack
@@ -366,7 +366,7 @@ def test_a_file_over_the_cap_is_rejected_without_being_read(
 ) -> None:
     table = make_source(tmp_path / "data", 2, {0: {"audio": ""}, 1: {"audio": ""}})
     config = make_config(table, validate={"checks": {"max_image_bytes": 100}})
-    monkeypatch.setattr(staging, "read_uri", lambda *arguments, **options: pytest.fail("read"))
+    monkeypatch.setattr(reading, "read_uri", lambda *arguments, **options: pytest.fail("read"))
     assert ingest(config, {}, runtime).facts["reasons"] == {"too_many_bytes": 2}
 
 
