@@ -17,7 +17,7 @@ from mmgen.store import sha256_file
 
 SCHEMA_VERSION = 1
 STEP_VERSIONS: dict[str, int] = {
-    "ingest": 2,
+    "ingest": 3,
     "validate": 1,
     "shard": 1,
     "fit": 1,

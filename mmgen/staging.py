@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -21,6 +21,7 @@ from mmgen.modalities.config import CheckConfig
 from mmgen.modalities.probing import Probe
 from mmgen.modalities.table import MODALITIES, mismatch
 from mmgen.records import Modality, Rejection
+from mmgen.runtime import keep_freed_memory
 from mmgen.sources.digests import CONNECTIONS
 from mmgen.sources.fetching import Patience
 from mmgen.store import Store, read_uri, sha256
@@ -152,6 +153,7 @@ def stage(store_uri: str, name: str, slots: Mapping[str, Modality], checks: Mapp
     Plain values only, so that it runs in another process or on another machine. Raises SourceError if a file
     changed since it was planned.
     """
+    keep_freed_memory()
     store, limits = Store(store_uri), CheckConfig.model_validate(checks)
     try:
         rows, embedded = _read_plan(store, name)
@@ -169,6 +171,14 @@ def stage(store_uri: str, name: str, slots: Mapping[str, Modality], checks: Mapp
         tar.commit(f"{FOLDER}/{name}.tar")
     _commit(store, name, stager, index, rows)
     store.delete(f"{FOLDER}/{name}.plan.tar")
+
+
+class _Found(NamedTuple):
+    """A slot's bytes, their digest, and what was found in them."""
+
+    data: bytes
+    sha256: str
+    probe: Probe
 
 
 class _Stager:
@@ -190,16 +200,16 @@ class _Stager:
             return
         texts = {slot: self._text(slot, row, mine) for slot in self.slots if slot in row["texts"]}
         texts = {slot: good for slot, good in texts.items() if good}
-        found: dict[str, tuple[bytes, Probe]] = {}
+        found: dict[str, _Found] = {}
         for slot, modality in self.slots.items():
             if slot in texts:
                 data = MODALITIES[modality].encode(texts[slot][0])
-                found[slot] = (data, MODALITIES[modality].probe(data, self.limits))
+                found[slot] = _Found(data, sha256(data), MODALITIES[modality].probe(data, self.limits))
             elif slot in row["media"]:
-                data, probe = self._media(slot, modality, row)
-                mine += _rejections(number, key, slot, probe)
-                if not probe.rejected:
-                    found[slot] = (data, probe)
+                media = self._media(slot, modality, row)
+                mine += _rejections(number, key, slot, media.probe)
+                if not media.probe.rejected:
+                    found[slot] = media
         if not found:
             message = "no slot is left" if mine else f"none of {', '.join(self.slots)} is there"
             mine.append(Rejection(number, key, "ingest", None, "no_slots", "reject", message))
@@ -207,19 +217,17 @@ class _Stager:
             self._keep(row, texts, found)
         self.rejections += mine
 
-    def _keep(
-        self, row: Mapping[str, Any], texts: Mapping[str, list[str]], found: Mapping[str, tuple[bytes, Probe]]
-    ) -> None:
+    def _keep(self, row: Mapping[str, Any], texts: Mapping[str, list[str]], found: Mapping[str, _Found]) -> None:
         facts = {name: row[name] for name in ("row", "key", "label", "group", "split")}
         facts |= {"meta": _json(row["meta"]), "texts": _json(texts)}
         facts |= {f"{slot}.present": slot in found for slot in self.slots}
-        for slot, (data, probe) in found.items():
-            own = {"sha256": sha256(data), "bytes": len(data), "ext": probe.ext, **probe.facts}
+        for slot, (data, digest, probe) in found.items():
+            own = {"sha256": digest, "bytes": len(data), "ext": probe.ext, **probe.facts}
             facts |= {f"{slot}.{name}": value for name, value in own.items()}
         self.facts.append(facts)
-        names = {member_name(row["row"], slot, str(probe.ext)): slot for slot, (_, probe) in found.items()}
-        for name, slot in sorted(names.items()):
-            self.tar.add(name, found[slot][0], facts[f"{slot}.sha256"])
+        names = {member_name(row["row"], slot, str(each.probe.ext)): each for slot, each in found.items()}
+        for name, each in sorted(names.items()):
+            self.tar.add(name, each.data, each.sha256)
 
     def _text(self, slot: str, row: Mapping[str, Any], mine: list[Rejection]) -> list[str]:
         """The good alternatives. A bad one among good ones is only noted."""
@@ -234,16 +242,23 @@ class _Stager:
     def _probe_text(self, text: str) -> Probe:
         return MODALITIES["text"].probe(text.encode("utf-8", "surrogatepass"), self.limits)
 
-    def _media(self, slot: str, modality: Modality, row: Mapping[str, Any]) -> tuple[bytes, Probe]:
+    def _media(self, slot: str, modality: Modality, row: Mapping[str, Any]) -> _Found:
+        """Raises SourceError if the bytes are gone or others than planned."""
         planned = row["media"][slot]
         if too_large := MODALITIES[modality].refuse_size(planned["size"], self.limits):
             # refused by its size alone: it need not fit into memory
-            return b"", Probe(None, {}, (too_large,))
+            return _Found(b"", "", Probe(None, {}, (too_large,)))
         data = self.embedded.get(f"{row['row']:09d}.{safe_key(slot)}")
         data = _read(row["row"], planned) if data is None else data
+        digest = sha256(data)
+        if planned["sha256"] not in (None, digest):
+            raise SourceError(
+                f"row {row['row']}: {planned['uri']} changed while it was ingested, or its time stamp hides a change; "
+                "run again with --rehash"
+            )
         probe = MODALITIES[modality].probe(data, self.limits)
         found = () if probe.rejected else mismatch(planned["declared"], probe, self.limits)
-        return data, replace(probe, findings=(*probe.findings, *found))
+        return _Found(data, digest, replace(probe, findings=(*probe.findings, *found)) if found else probe)
 
 
 def _fetch(
@@ -266,17 +281,11 @@ def _fetch(
 
 
 def _read(row: int, planned: Mapping[str, Any]) -> bytes:
-    """The bytes that were planned. Raises SourceError if they are gone or others."""
+    """The bytes of a file or a span of one. Raises SourceError if they are gone."""
     try:
-        data = _read_span(planned["uri"], planned["span"], planned["size"])
+        return _read_span(planned["uri"], planned["span"], planned["size"])
     except OSError as error:
         raise SourceError(f"row {row}: {planned['uri']} went away while it was ingested: {error}") from error
-    if planned["sha256"] is not None and sha256(data) != planned["sha256"]:
-        raise SourceError(
-            f"row {row}: {planned['uri']} changed while it was ingested, or its time stamp hides a change; "
-            "run again with --rehash"
-        )
-    return data
 
 
 def _read_span(uri: str, span: Sequence[int] | None, size: int) -> bytes:
