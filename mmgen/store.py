@@ -6,6 +6,7 @@ a manifest's put a commit (law 4).
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import hashlib
@@ -13,15 +14,20 @@ import os
 import secrets
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import IO, Any
 
 import fsspec
+import fsspec.asyn
 
 from mmgen.errors import StoreError
 
 CHUNK_BYTES = 1 << 20
+#: files that `read_uris` asks for together, for each connection
+_LOT = 4
 
 
 def sha256(data: bytes) -> str:
@@ -277,6 +283,51 @@ def read_uri(uri: str, *, limit_bytes: int | None = None, offset: int = 0) -> by
         if offset:
             stream.seek(offset)
         return bytes(stream.read() if limit_bytes is None else stream.read(limit_bytes + 1))
+
+
+def read_uris(uris: Sequence[str], connections: int) -> Iterator[tuple[str, bytes] | Exception]:
+    """(change mark, bytes) of remote files in their order, so many at once, each in one request; or what it raised.
+
+    The mark is that of `stat_uri`, "" where the store does not tell it with the bytes. What fails is a
+    FileNotFoundError or StoreError in its place.
+    """
+    free, lot = asyncio.Semaphore(connections), _LOT * connections
+    ahead: deque[Future[list[tuple[str, bytes] | Exception]]] = deque()
+    for start in range(0, len(uris), lot):
+        work = _read_many(uris[start : start + lot], free)
+        # on the event loop where fsspec's clients live
+        ahead.append(asyncio.run_coroutine_threadsafe(work, fsspec.asyn.get_loop()))
+        # while one lot is taken, the next is on its way
+        if len(ahead) == 2:
+            yield from ahead.popleft().result()
+    while ahead:
+        yield from ahead.popleft().result()
+
+
+async def _read_many(uris: Sequence[str], free: asyncio.Semaphore) -> list[tuple[str, bytes] | Exception]:
+    async def read(uri: str) -> tuple[str, bytes] | Exception:
+        async with free:
+            try:
+                with _outside("read", uri):
+                    return await _read_remote(uri)
+            except (OSError, StoreError) as error:
+                return error
+
+    return await asyncio.gather(*(read(uri) for uri in uris))
+
+
+async def _read_remote(uri: str) -> tuple[str, bytes]:
+    fs, path = fsspec.core.url_to_fs(uri)
+    if not fs.async_impl:
+        return "", await asyncio.to_thread(fs.cat_file, path)
+    if not uri.startswith(("http://", "https://")):
+        return "", await fs._cat_file(path)
+    # fsspec's session, whose own reading drops the headers, and would look them up in a request before
+    session = await fs.set_session()
+    settings = {**fs.kwargs, "headers": {"Accept-Encoding": "identity", **fs.kwargs.get("headers", {})}}
+    async with session.get(fs.encode_url(path), **settings) as response:
+        fs._raise_not_found_for_status(response, path)
+        return response.headers.get("ETag") or response.headers.get("Last-Modified", ""), await response.read()
 
 
 def stat_uri(uri: str) -> tuple[int, str]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from mmgen.errors import StoreError
-from mmgen.sources.fetching import Patience
+from mmgen.sources.fetching import Patience, fetch
 from mmgen.store import Store, read_uri, sha256, sha256_file, stat_folder, stat_uri
 
 #: objects of a remote source that are looked up at once
@@ -81,11 +81,22 @@ class DigestCache:
         self._changed = True
         if not remote:
             return Digest(size, mark, sha256_file(uri))
-        data = self.patience(lambda: read_uri(uri))
+        return self._noted(uri, mark, self.patience(lambda: read_uri(uri)), keep=keep)
+
+    def _noted(self, uri: str, mark: str, data: bytes, *, keep: bool) -> Digest:
         if keep and self._kept_bytes + len(data) <= KEPT_BYTES:
             self._kept[uri] = data
             self._kept_bytes += len(data)
         return Digest(len(data), mark, sha256(data))
+
+    def _fetch(self, uris: Sequence[str], keep: Container[str]) -> None:
+        """Read web files of which nothing is known: their answers tell the change mark, so none is looked up before."""
+        for uri, found in fetch(uris, CONNECTIONS, self.patience):
+            if isinstance(found, Exception):
+                self._failed[uri] = found
+            else:
+                self._fresh[uri] = self._noted(uri, *found, keep=uri in keep)
+                self._changed = True
 
     def prefetch(self, uris: Iterable[str], keep: Container[str] = ()) -> None:
         """Look up remote files side by side, whole folders in one listing. What fails is told when it is asked for.
@@ -99,7 +110,9 @@ class DigestCache:
             if count >= LISTED_FROM and folder not in self._listed and not folder.startswith(("http:", "https:")):
                 with contextlib.suppress(FileNotFoundError, StoreError, NotImplementedError):
                     self._listed[folder] = stat_folder(folder)
-        if remote:
+        unknown = [uri for uri in remote if uri.startswith(("http:", "https:")) and uri not in self._known]
+        self._fetch(unknown, keep)
+        if remote := [uri for uri in remote if uri not in self._fresh and uri not in self._failed]:
             with ThreadPoolExecutor(CONNECTIONS) as pool:
                 for uri, future in [(uri, pool.submit(self._look, uri, keep=uri in keep)) for uri in remote]:
                     error = future.exception()

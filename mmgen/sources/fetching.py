@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from mmgen.errors import StoreError
+from mmgen.store import read_uris
 
 ATTEMPTS = 4
 #: seconds before the second attempt; each further one waits twice as long as the one before
@@ -31,12 +33,14 @@ class Patience:
         self.calls, self.retries, self._away = 0, 0, 0
         self._lock = threading.Lock()
 
-    def __call__(self, work: Callable[[], T]) -> T:
-        """What `work` returns. Raises what its last attempt raised."""
+    def __call__(self, work: Callable[[], T], failed: StoreError | None = None) -> T:
+        """What `work` returns. failed: how its first attempt ended, made elsewhere. Raises as its last attempt did."""
         self._count(calls=1)
         attempts = ATTEMPTS if self._away < GIVEN_UP else 1
         for attempt in range(1, attempts + 1):
             try:
+                if attempt == 1 and failed is not None:
+                    raise failed
                 done = work()
             except StoreError as error:
                 if not is_passing(error):
@@ -51,9 +55,43 @@ class Patience:
                 return done
         raise AssertionError
 
+    def done(self) -> None:
+        """Count a call that was answered at once."""
+        self._count(calls=1)
+        self._away = 0
+
     def _count(self, *, calls: int = 0, retries: int = 0, away: int = 0) -> None:
         with self._lock:
             self.calls, self.retries, self._away = self.calls + calls, self.retries + retries, self._away + away
+
+
+def fetch(
+    uris: Sequence[str], connections: int, patience: Patience
+) -> Iterator[tuple[str, tuple[str, bytes] | Exception]]:
+    """(uri, (change mark, bytes) or what its last attempt raised) of remote files; those that were asked again last."""
+    again: dict[str, StoreError] = {}
+    for uri, found in zip(uris, read_uris(uris, connections), strict=True):
+        if isinstance(found, StoreError):
+            again[uri] = found
+        else:
+            patience.done()
+            yield uri, found
+    with ThreadPoolExecutor(connections) as pool:
+        for uri, future in [(uri, pool.submit(_fetch_again, uri, failed, patience)) for uri, failed in again.items()]:
+            yield uri, future.result()
+
+
+def _fetch_again(uri: str, failed: StoreError, patience: Patience) -> tuple[str, bytes] | Exception:
+    def read() -> tuple[str, bytes]:
+        (found,) = read_uris([uri], 1)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    try:
+        return patience(read, failed)
+    except (OSError, StoreError) as error:
+        return error
 
 
 def is_passing(error: BaseException | None) -> bool:
