@@ -15,10 +15,10 @@ import secrets
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import fsspec
 import fsspec.asyn
@@ -26,8 +26,10 @@ import fsspec.asyn
 from mmgen.errors import StoreError
 
 CHUNK_BYTES = 1 << 20
-#: files that `read_uris` asks for together, for each connection
+#: remote files that are asked for together, for each connection
 _LOT = 4
+
+T = TypeVar("T")
 
 
 def sha256(data: bytes) -> str:
@@ -291,12 +293,34 @@ def read_uris(uris: Sequence[str], connections: int) -> Iterator[tuple[str, byte
     The mark is that of `stat_uri`, "" where the store does not tell it with the bytes. What fails is a
     FileNotFoundError or StoreError in its place.
     """
+    return _side_by_side("read", _read_remote, uris, connections)
+
+
+def stat_uris(uris: Sequence[str], connections: int) -> Iterator[tuple[int, str] | Exception]:
+    """What `stat_uri` tells of remote files in their order, so many at once; or what it raised."""
+    return _side_by_side("look up", _stat_remote, uris, connections)
+
+
+def _side_by_side(
+    what: str, work: Callable[[str], Coroutine[Any, Any, T]], uris: Sequence[str], connections: int
+) -> Iterator[T | Exception]:
+    """What `work` gives for each, on the event loop where fsspec's clients live: a thread's turn is paid once a lot."""
     free, lot = asyncio.Semaphore(connections), _LOT * connections
-    ahead: deque[Future[list[tuple[str, bytes] | Exception]]] = deque()
+
+    async def one(uri: str) -> T | Exception:
+        async with free:
+            try:
+                with _outside(what, uri):
+                    return await work(uri)
+            except (OSError, StoreError) as error:
+                return error
+
+    async def many(some: Sequence[str]) -> list[T | Exception]:
+        return await asyncio.gather(*(one(uri) for uri in some))
+
+    ahead: deque[Future[list[T | Exception]]] = deque()
     for start in range(0, len(uris), lot):
-        work = _read_many(uris[start : start + lot], free)
-        # on the event loop where fsspec's clients live
-        ahead.append(asyncio.run_coroutine_threadsafe(work, fsspec.asyn.get_loop()))
+        ahead.append(asyncio.run_coroutine_threadsafe(many(uris[start : start + lot]), fsspec.asyn.get_loop()))
         # while one lot is taken, the next is on its way
         if len(ahead) == 2:
             yield from ahead.popleft().result()
@@ -304,16 +328,9 @@ def read_uris(uris: Sequence[str], connections: int) -> Iterator[tuple[str, byte
         yield from ahead.popleft().result()
 
 
-async def _read_many(uris: Sequence[str], free: asyncio.Semaphore) -> list[tuple[str, bytes] | Exception]:
-    async def read(uri: str) -> tuple[str, bytes] | Exception:
-        async with free:
-            try:
-                with _outside("read", uri):
-                    return await _read_remote(uri)
-            except (OSError, StoreError) as error:
-                return error
-
-    return await asyncio.gather(*(read(uri) for uri in uris))
+async def _stat_remote(uri: str) -> tuple[int, str]:
+    fs, path = fsspec.core.url_to_fs(uri)
+    return _size_and_mark(await (fs._info(path) if fs.async_impl else asyncio.to_thread(fs.info, path)))
 
 
 async def _read_remote(uri: str) -> tuple[str, bytes]:

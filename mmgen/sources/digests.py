@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from mmgen.errors import StoreError
-from mmgen.sources.fetching import Patience, fetch
-from mmgen.store import Store, read_uri, sha256, sha256_file, stat_folder, stat_uri
+from mmgen.sources.fetching import Patience, patiently
+from mmgen.store import Store, read_uri, read_uris, sha256, sha256_file, stat_folder, stat_uri, stat_uris
 
 #: objects of a remote source that are looked up at once
 CONNECTIONS = 16
@@ -89,9 +89,17 @@ class DigestCache:
             self._kept_bytes += len(data)
         return Digest(len(data), mark, sha256(data))
 
-    def _fetch(self, uris: Sequence[str], keep: Container[str]) -> None:
-        """Read web files of which nothing is known: their answers tell the change mark, so none is looked up before."""
-        for uri, found in fetch(uris, CONNECTIONS, self.patience):
+    def _ask_web(self, uris: Sequence[str], keep: Container[str]) -> None:
+        """Look up the known ones among these files of web servers; read the others, whose answers tell their marks."""
+        known = [uri for uri in uris if uri in self._known]
+        for uri, state in patiently(stat_uris, known, CONNECTIONS, self.patience):
+            if isinstance(state, Exception):
+                self._failed[uri] = state
+            else:
+                folder, _, name = uri.rpartition("/")
+                self._listed.setdefault(folder, {})[name] = state
+        unknown = [uri for uri in uris if uri not in self._known]
+        for uri, found in patiently(read_uris, unknown, CONNECTIONS, self.patience):
             if isinstance(found, Exception):
                 self._failed[uri] = found
             else:
@@ -110,8 +118,7 @@ class DigestCache:
             if count >= LISTED_FROM and folder not in self._listed and not folder.startswith(("http:", "https:")):
                 with contextlib.suppress(FileNotFoundError, StoreError, NotImplementedError):
                     self._listed[folder] = stat_folder(folder)
-        unknown = [uri for uri in remote if uri.startswith(("http:", "https:")) and uri not in self._known]
-        self._fetch(unknown, keep)
+        self._ask_web([uri for uri in remote if uri.startswith(("http:", "https:"))], keep)
         if remote := [uri for uri in remote if uri not in self._fresh and uri not in self._failed]:
             with ThreadPoolExecutor(CONNECTIONS) as pool:
                 for uri, future in [(uri, pool.submit(self._look, uri, keep=uri in keep)) for uri in remote]:

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from mmgen.errors import StoreError
-from mmgen.store import read_uris
 
 ATTEMPTS = 4
 #: seconds before the second attempt; each further one waits twice as long as the one before
@@ -21,6 +20,8 @@ GIVEN_UP = 16
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 T = TypeVar("T")
+#: of many files, so many at once, in their order: what it found, or raised
+Asker = Callable[[Sequence[str], int], Iterator[T | Exception]]
 
 
 class Patience:
@@ -65,31 +66,33 @@ class Patience:
             self.calls, self.retries, self._away = self.calls + calls, self.retries + retries, self._away + away
 
 
-def fetch(
-    uris: Sequence[str], connections: int, patience: Patience
-) -> Iterator[tuple[str, tuple[str, bytes] | Exception]]:
-    """(uri, (change mark, bytes) or what its last attempt raised) of remote files; those that were asked again last."""
+def patiently(
+    ask: Asker[T], uris: Sequence[str], connections: int, patience: Patience
+) -> Iterator[tuple[str, T | Exception]]:
+    """(uri, what `ask` tells of it, or what its last attempt raised); those that were asked again come last."""
     again: dict[str, StoreError] = {}
-    for uri, found in zip(uris, read_uris(uris, connections), strict=True):
+    for uri, found in zip(uris, ask(uris, connections), strict=True):
         if isinstance(found, StoreError):
             again[uri] = found
         else:
             patience.done()
             yield uri, found
-    with ThreadPoolExecutor(connections) as pool:
-        for uri, future in [(uri, pool.submit(_fetch_again, uri, failed, patience)) for uri, failed in again.items()]:
-            yield uri, future.result()
+    if again:
+        with ThreadPoolExecutor(connections) as pool:
+            yield from zip(
+                again, pool.map(lambda each: _again(ask, each[0], each[1], patience), again.items()), strict=True
+            )
 
 
-def _fetch_again(uri: str, failed: StoreError, patience: Patience) -> tuple[str, bytes] | Exception:
-    def read() -> tuple[str, bytes]:
-        (found,) = read_uris([uri], 1)
+def _again(ask: Asker[T], uri: str, failed: StoreError, patience: Patience) -> T | Exception:
+    def work() -> T:
+        (found,) = ask([uri], 1)
         if isinstance(found, Exception):
             raise found
         return found
 
     try:
-        return patience(read, failed)
+        return patience(work, failed)
     except (OSError, StoreError) as error:
         return error
 
