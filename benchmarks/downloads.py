@@ -6,7 +6,7 @@ img2dataset runs from an environment of its own (`benchmarks/peers/img2dataset.l
 off, once as it comes (it decodes and encodes every picture again) and once with `disable_all_reencoding` (it neither
 looks at a picture nor verifies it). Ours decodes every picture to verify it, hashes it, looks for duplicates, assigns
 splits and writes the report on its way to the shards. The server keeps its pictures in memory and takes a part of the
-same cores.
+same cores. CPU seconds are those of each contender alone, without the server; the clock's depend on what else runs.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import asyncio
 import io
 import json
 import multiprocessing
+import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.synchronize import Event
@@ -31,7 +31,7 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from benchmarks.environments import PEERS, environment
+from benchmarks.environments import PEERS, environment, timed
 from mmgen import artifact, config, steps
 from mmgen.runtime import Runtime
 from mmgen.store import Store
@@ -105,8 +105,8 @@ def server(images: list[bytes]) -> Iterator[str]:
 # ---------------------------------------------------------------- ours and theirs
 
 
-def ours(table: Path, address: str, folder: Path) -> int:
-    """Ingest, validate, shard. Returns the samples in shards."""
+def line(table: Path, address: str, folder: Path) -> int:
+    """Ingest, validate, shard in this process. Returns the samples in shards."""
     settings = config.build(
         {
             "name": "pictures",
@@ -124,6 +124,17 @@ def ours(table: Path, address: str, folder: Path) -> int:
     return int(sum(made.facts["splits"].values()))
 
 
+def ours(table: Path, address: str, folder: Path) -> int:
+    """`line` in a process of its own, as the peer has one: its start counts. Returns the samples in shards."""
+    command = [sys.executable, "-m", "benchmarks.downloads", "--line", str(table), address, str(folder)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    if done.returncode:
+        sys.exit(done.stderr)
+    return int(done.stdout.splitlines()[-1])
+
+
 def theirs(python: Path, table: Path, folder: Path, *, recode: bool) -> int:
     """img2dataset. Returns the samples in its shards."""
     command = [
@@ -138,16 +149,16 @@ def theirs(python: Path, table: Path, folder: Path, *, recode: bool) -> int:
     return sum(json.loads(path.read_text())["successes"] for path in folder.glob("*_stats.json"))
 
 
-def measure(work: Callable[[Path], int], wanted: int) -> float:
-    """Seconds of one run into an empty folder. Exits if it lost a sample."""
+def measure(work: Callable[[Path], int], wanted: int) -> dict[str, float]:
+    """Wall and CPU seconds of one run into an empty folder. Exits if it lost a sample."""
+    found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        started = time.perf_counter()
-        samples = work(Path(folder) / "out")
-        seconds = time.perf_counter() - started
+        with timed(found):
+            samples = work(Path(folder) / "out")
         shutil.rmtree(Path(folder) / "out")
     if samples != wanted:
         sys.exit(f"wanted {wanted} samples in shards, came {samples}")
-    return seconds
+    return found
 
 
 def main() -> None:
@@ -157,7 +168,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peer", type=Path, default=Path(".venv-img2dataset"), help="the peer's environment")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--line", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.line:
+        print(line(Path(options.line[0]), options.line[1], Path(options.line[2])))
+        return
     python = environment(options.peer, PEERS / "img2dataset.lock")
     contenders: dict[str, Callable[[Path], int]]
     with tempfile.TemporaryDirectory() as folder, server(pictures(options.images)) as address:
@@ -171,20 +186,23 @@ def main() -> None:
             "img2dataset": lambda out: theirs(python, table, out, recode=True),
             "img2dataset, nothing decoded": lambda out: theirs(python, table, out, recode=False),
         }
-        found: dict[str, list[float]] = {name: [] for name in contenders}
+        taken: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
         for _ in range(options.rounds):
             for name, work in contenders.items():
-                found[name].append(measure(work, options.images))
-    seconds = {name: statistics.median(each) for name, each in found.items()}
-    answer = {
-        "images": options.images, "rounds": options.rounds, "seconds": seconds,
-        "faster": {name: seconds[name] / seconds["mmgen"] for name in seconds if name != "mmgen"},
-    }  # fmt: skip
+                taken[name].append(measure(work, options.images))
+    found = {
+        name: {key: statistics.median(each[key] for each in rounds) for key in ("wall_s", "cpu_s")}
+        for name, rounds in taken.items()
+    }
+    faster = {
+        name: {key: found[name][key] / found["mmgen"][key] for key in found[name]} for name in found if name != "mmgen"
+    }
     if options.json:
-        print(json.dumps(answer))
+        print(json.dumps({"images": options.images, "rounds": options.rounds, "seconds": found, "faster": faster}))
         return
-    for name, each in seconds.items():
-        print(f"{name:30} {each:8.2f} s  {options.images / each:8.0f} images/s  {each / seconds['mmgen']:6.2f}×")
+    for name, each in found.items():
+        ratios = "".join(f"{each[key] / found['mmgen'][key]:8.2f}×" for key in each)
+        print(f"{name:30} {each['wall_s']:8.2f} s {each['cpu_s']:8.2f} CPU s {ratios}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,14 @@
-"""Environments of peers, each with its own lock: none of them an extra of ours."""
+"""Peers' own environments, and what a piece of work costs in seconds of the clock and of the processors."""
 
 from __future__ import annotations
 
+import resource
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PEERS = Path(__file__).parent / "peers"
@@ -22,3 +26,17 @@ def environment(where: Path, lock: Path) -> Path:
             shutil.rmtree(where, ignore_errors=True)
             raise
     return python
+
+
+def cpu_seconds() -> float:
+    """User and system time of this process and of its children that ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+@contextmanager
+def timed(into: dict[str, float], name: str = "") -> Iterator[None]:
+    """Note `<name>wall_s` and `<name>cpu_s` of what runs within."""
+    wall, cpu = time.perf_counter(), cpu_seconds()
+    yield
+    into[f"{name}wall_s"], into[f"{name}cpu_s"] = time.perf_counter() - wall, cpu_seconds() - cpu

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import os
 import platform
 import subprocess
@@ -16,6 +18,9 @@ from multiprocessing import get_context, parent_process
 from typing import Any, Protocol
 
 from mmgen.store import Store
+
+# parameters of mallopt, from malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 class Bar(Protocol):
@@ -78,6 +83,19 @@ def end_with_parent() -> None:
 def _end_after(parent: Any) -> None:
     parent.join()
     os._exit(1)
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Let this process hold on to up to 64 MiB that it freed, once, where its allocator is glibc's; else nothing.
+
+    A decoded picture is freed and the next one allocated; by default the pages go back to the kernel in between, to
+    be zeroed and mapped again, which takes a fifth of the time of decoding (mallopt(3)).
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        libc.mallopt(_M_TRIM_THRESHOLD, 64 << 20)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -21,7 +21,8 @@ from mmgen.modalities.probing import Derived, Finding, Probe
 from mmgen.modalities.scans import scan_kind
 from mmgen.modalities.table import MODALITIES, mismatch
 from mmgen.records import Modality, Rejection
-from mmgen.sources.reading import Reading, derive, embedded_name, fetch, read, read_cut
+from mmgen.runtime import keep_freed_memory
+from mmgen.sources.reading import Reading, checked, derive, embedded_name, fetch, read, read_cut
 from mmgen.store import Store, sha256
 from mmgen.tars import TarIndex, TarReader, TarWriter, pack, safe_key
 
@@ -162,6 +163,7 @@ def stage(
     Plain values only, so that it runs in another process or on another machine. Raises SourceError if a file
     changed since it was planned.
     """
+    keep_freed_memory()
     store = Store(store_uri)
     reading = Reading(slots, CheckConfig.model_validate(checks), ScanConfig.model_validate(scan))
     try:
@@ -182,6 +184,14 @@ def stage(
     store.delete(f"{FOLDER}/{name}.plan.tar")
 
 
+class _Found(NamedTuple):
+    """A slot's bytes, their digest, and what was found in them."""
+
+    data: bytes
+    sha256: str
+    probe: Probe
+
+
 class _Stager:
     """Writes the tar of one batch as its rows come, and collects their facts and rejections."""
 
@@ -200,17 +210,17 @@ class _Stager:
             return
         texts = {slot: self._text(slot, row, mine) for slot in self.slots if slot in row["texts"]}
         texts = {slot: good for slot, good in texts.items() if good}
-        found: dict[str, tuple[bytes, Probe]] = {}
+        found: dict[str, _Found] = {}
         clip = read_cut(row, self.reading)
         for slot, modality in self.slots.items():
             if slot in texts:
                 data = MODALITIES[modality].encode(texts[slot][0])
-                found[slot] = (data, MODALITIES[modality].probe(data, self.limits))
+                found[slot] = _Found(data, sha256(data), MODALITIES[modality].probe(data, self.limits))
             elif slot in row["media"]:
-                data, probe = self._media(slot, modality, row, clip.get(slot))
-                mine += _rejections(number, key, slot, probe)
-                if data and not probe.rejected:
-                    found[slot] = (data, probe)
+                media = self._media(slot, modality, row, clip.get(slot))
+                mine += _rejections(number, key, slot, media.probe)
+                if media.data and not media.probe.rejected:
+                    found[slot] = media
         if not found:
             message = "no slot is left" if mine else f"none of {', '.join(self.slots)} is there"
             mine.append(Rejection(number, key, "ingest", None, "no_slots", "reject", message))
@@ -218,19 +228,17 @@ class _Stager:
             self._keep(row, texts, found)
         self.rejections += mine
 
-    def _keep(
-        self, row: Mapping[str, Any], texts: Mapping[str, list[str]], found: Mapping[str, tuple[bytes, Probe]]
-    ) -> None:
+    def _keep(self, row: Mapping[str, Any], texts: Mapping[str, list[str]], found: Mapping[str, _Found]) -> None:
         facts = {name: row[name] for name in ("row", "key", "label", "group", "split")}
         facts |= {"meta": _json(row["meta"]), "texts": _json(texts)}
         facts |= {f"{slot}.present": slot in found for slot in self.slots}
-        for slot, (data, probe) in found.items():
-            own = {"sha256": sha256(data), "bytes": len(data), "ext": probe.ext, **probe.facts}
+        for slot, (data, digest, probe) in found.items():
+            own = {"sha256": digest, "bytes": len(data), "ext": probe.ext, **probe.facts}
             facts |= {f"{slot}.{name}": value for name, value in own.items()}
         self.facts.append(facts)
-        names = {member_name(row["row"], slot, str(probe.ext)): slot for slot, (_, probe) in found.items()}
-        for name, slot in sorted(names.items()):
-            self.tar.add(name, found[slot][0], facts[f"{slot}.sha256"])
+        names = {member_name(row["row"], slot, str(each.probe.ext)): each for slot, each in found.items()}
+        for name, each in sorted(names.items()):
+            self.tar.add(name, each.data, each.sha256)
 
     def _text(self, slot: str, row: Mapping[str, Any], mine: list[Rejection]) -> list[str]:
         """The good alternatives. A bad one among good ones is only noted."""
@@ -245,33 +253,38 @@ class _Stager:
     def _probe_text(self, text: str) -> Probe:
         return MODALITIES["text"].probe(text.encode("utf-8", "surrogatepass"), self.limits)
 
-    def _media(
-        self, slot: str, modality: Modality, row: Mapping[str, Any], derived: Derived | None
-    ) -> tuple[bytes, Probe]:
-        """The bytes of a slot, empty if they are rejected or not there. derived: what was taken of a video."""
-        planned = row["media"][slot]
+    def _media(self, slot: str, modality: Modality, row: Mapping[str, Any], derived: Derived | None) -> _Found:
+        """The bytes of a slot, empty if they are rejected or not there. derived: what was taken of a video.
+
+        Raises SourceError if the bytes are gone or others than planned.
+        """
+        planned, digest = row["media"][slot], ""
         data = self.embedded.get(embedded_name(row["row"], slot))
         if "kind" in planned:
             derived = Derived(planned["kind"], data or b"", tuple(Finding(**each) for each in planned["findings"]))
         elif derived is None:
             if too_large := MODALITIES[modality].refuse_size(planned["size"], self.limits):
                 # refused by its size alone: it need not fit into memory
-                return b"", Probe(None, {}, (too_large,))
+                return _Found(b"", "", Probe(None, {}, (too_large,)))
             data = read(row["row"], planned) if data is None else data
+            digest = checked(row["row"], planned, data)
             if (kind := scan_kind(data)) is not None:
                 derived = derive(data, kind, slot, self.reading)
         if derived is None:
-            return data or b"", self._probe(modality, data or b"", planned["declared"])
+            return _Found(data or b"", digest, self._probe(modality, data or b"", planned["declared"]))
         if not derived.data:
-            return b"", Probe(None, {}, derived.findings)
+            return _Found(b"", "", Probe(None, {}, derived.findings))
         probe = self._probe(modality, derived.data, planned["declared"], derived.kind)
-        return derived.data, replace(probe, findings=(*derived.findings, *probe.findings))
+        made = replace(probe, findings=(*derived.findings, *probe.findings))
+        return _Found(derived.data, sha256(derived.data), made)
 
     def _probe(self, modality: Modality, data: bytes, declared: str | None, kind: str | None = None) -> Probe:
         """kind: what the file is that the bytes were made of, if they are not the file's own."""
         probe = MODALITIES[modality].probe(data, self.limits)
-        found = () if probe.rejected else mismatch(declared, replace(probe, ext=kind or probe.ext), self.limits)
-        return replace(probe, findings=(*probe.findings, *found))
+        if probe.rejected:
+            return probe
+        found = mismatch(declared, replace(probe, ext=kind) if kind else probe, self.limits)
+        return replace(probe, findings=(*probe.findings, *found)) if found else probe
 
 
 def _rejections(row: int, key: str, slot: str, probe: Probe) -> list[Rejection]:

@@ -6,6 +6,7 @@ a manifest's put a commit (law 4).
 
 from __future__ import annotations
 
+import asyncio
 import configparser
 import contextlib
 import errno
@@ -15,11 +16,15 @@ import secrets
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import fsspec
+import fsspec.asyn
 
 from mmgen.addresses import Guard, PrivateAddress, hosts_of
 from mmgen.errors import AddressRefused, SourceError, StoreError
@@ -29,6 +34,10 @@ CHUNK_BYTES = 1 << 20
 S3_ATTEMPTS = 5
 #: seconds a web server may take to accept a connection, and to send the next bytes
 CONNECT_SECONDS, SILENT_SECONDS = 10, 30
+#: remote files that are asked for together, for each connection
+_LOT = 4
+
+T = TypeVar("T")
 
 
 def sha256(data: bytes) -> str:
@@ -378,6 +387,70 @@ def digest_uri(uri: str, *, named: Sequence[str] | None = None) -> tuple[int, st
             size += len(chunk)
             digest.update(chunk)
     return size, digest.hexdigest()
+
+
+def read_uris(
+    uris: Sequence[str], connections: int, *, named: Sequence[str] | None = None
+) -> Iterator[tuple[str, bytes] | Exception]:
+    """(change mark, bytes) of remote files in their order, so many at once, each in one request; or what it raised.
+
+    The mark is that of `stat_uri`, "" where the store does not tell it with the bytes. What fails is a
+    FileNotFoundError or StoreError in its place.
+    """
+    return _side_by_side("read", partial(_read_remote, named=named), uris, connections)
+
+
+def stat_uris(
+    uris: Sequence[str], connections: int, *, named: Sequence[str] | None = None
+) -> Iterator[tuple[int, str] | Exception]:
+    """What `stat_uri` tells of remote files in their order, so many at once; or what it raised."""
+    return _side_by_side("look up", partial(_stat_remote, named=named), uris, connections)
+
+
+def _side_by_side(
+    what: str, work: Callable[[str], Coroutine[Any, Any, T]], uris: Sequence[str], connections: int
+) -> Iterator[T | Exception]:
+    """What `work` gives for each, on the event loop where fsspec's clients live: a thread's turn is paid once a lot."""
+    free, lot = asyncio.Semaphore(connections), _LOT * connections
+
+    async def one(uri: str) -> T | Exception:
+        async with free:
+            try:
+                with _outside(what, uri):
+                    return await work(uri)
+            except (OSError, StoreError) as error:
+                return error
+
+    async def many(some: Sequence[str]) -> list[T | Exception]:
+        return await asyncio.gather(*(one(uri) for uri in some))
+
+    ahead: deque[Future[list[T | Exception]]] = deque()
+    for start in range(0, len(uris), lot):
+        ahead.append(asyncio.run_coroutine_threadsafe(many(uris[start : start + lot]), fsspec.asyn.get_loop()))
+        # while one lot is taken, the next is on its way
+        if len(ahead) == 2:
+            yield from ahead.popleft().result()
+    while ahead:
+        yield from ahead.popleft().result()
+
+
+async def _stat_remote(uri: str, named: Sequence[str] | None) -> tuple[int, str]:
+    fs, path = _filesystem(uri, named)
+    return _size_and_mark(await (fs._info(path) if fs.async_impl else asyncio.to_thread(fs.info, path)))
+
+
+async def _read_remote(uri: str, named: Sequence[str] | None) -> tuple[str, bytes]:
+    fs, path = _filesystem(uri, named)
+    if not fs.async_impl:
+        return "", await asyncio.to_thread(fs.cat_file, path)
+    if not uri.startswith(("http://", "https://")):
+        return "", await fs._cat_file(path)
+    # fsspec's session, whose own reading drops the headers, and would look them up in a request before
+    session = await fs.set_session()
+    settings = {**fs.kwargs, "headers": {"Accept-Encoding": "identity", **fs.kwargs.get("headers", {})}}
+    async with session.get(fs.encode_url(path), **settings) as response:
+        fs._raise_not_found_for_status(response, path)
+        return response.headers.get("ETag") or response.headers.get("Last-Modified", ""), await response.read()
 
 
 def stat_uri(uri: str, *, named: Sequence[str] | None = None) -> tuple[int, str]:

@@ -101,7 +101,7 @@ def nifti(
 
 
 def colour_at(second: int) -> tuple[int, int, int]:
-    """What a video shows in this second."""
+    """What a video shows in this second, but for a white corner."""
     return (40 * second % 240, 240 - 40 * second % 240, 100 + 7 * (second // 6))
 
 
@@ -124,6 +124,8 @@ def video(
         voice: Any = container.add_stream(sound, rate=rate_hz, layout="stereo") if sound else None
         for number in range(round(seconds * fps)):
             shown = np.full((size[1], size[0], 3), colour_at(number // fps + first), np.uint8)
+            # a picture of one colour alone is blank
+            shown[: size[1] // 4, : size[0] // 4] = 255
             frame = av.VideoFrame.from_ndarray(shown, format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, fps)
             container.mux(pictures.encode(frame))

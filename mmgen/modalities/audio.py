@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import ClassVar
@@ -22,6 +23,10 @@ QUIETEST_DB = -120.0
 #: channels whose mean keeps less of their power than this cancel each other
 CANCELLED = 0.1
 FORMATS = ("wav", "flac", "ogg", "mp3", "aiff")
+#: magnitudes from here on count as clipped
+FULL_SCALE = 0.9999
+#: what fits into 16 bits without loss
+_SHORT = ("PCM_16", "PCM_S8", "PCM_U8")
 #: samples of a second that the hash and the thumbnail look at, at most
 _HASH_WINDOW = 1024
 _HASH_RANGE_DB = 60.0
@@ -145,34 +150,30 @@ class AudioMedia:
                 header: Facts = {"seconds": declared / rate, "rate_hz": rate, "channels": channels}
                 if found := findings(HEADER_RULES, header | {"unpacked": 2 * declared * channels}, limits):
                     return Probe(ext, {}, tuple(found[:1]))
-                samples = stream.read(dtype="float32", always_2d=True)
+                samples = _read(stream)
         except _BROKEN as error:
             return Probe(ext, {}, (Finding("undecodable", "reject", f"{ext} that cannot be decoded: {_said(error)}"),))
-        if len(samples) < declared:
-            message = f"{ext} of {declared} frames, only {len(samples)} can be read"
+        if samples.shape[1] < declared:
+            message = f"{ext} of {declared} frames, only {samples.shape[1]} can be read"
             return Probe(ext, {}, (Finding("truncated", "reject", message),))
-        if not np.isfinite(samples).all():
+        # a NaN is the largest and the smallest of all
+        peak = max(float(samples.max(initial=0)), -float(samples.min(initial=0)))
+        if not math.isfinite(peak):
             bad = int(samples.size - np.isfinite(samples).sum())
             return Probe(ext, {}, (Finding("not_finite", "reject", f"{bad} samples are NaN or infinite"),))
-        facts = header | _measure(samples.T, rate)
-        measured = facts | {
-            "clipped": float((np.abs(samples) >= 0.9999).mean()),
-            "offset": _largest(samples.mean(axis=0, dtype=np.float64)),
-            "antiphase": _cancels(samples.T),
-            "wrong_size": wrong_size(data, ext),
-        }
-        return Probe(ext, facts, tuple(findings(CONTENT_RULES, measured, limits)))
+        facts, measured = _measure(samples, rate, peak)
+        measured["wrong_size"] = wrong_size(data, ext)
+        return Probe(ext, header | facts, tuple(findings(CONTENT_RULES, header | facts | measured, limits)))
 
     def decode(self, data: bytes) -> tuple[NDArray[np.float32], int]:
         """((channels, frames) float32, rate in Hz). Raises SourceError."""
         try:
-            playable = _playable(data, self.sniff(data))
-            samples, rate = soundfile.read(_Bytes(playable), dtype="float32", always_2d=True)
+            with soundfile.SoundFile(_Bytes(_playable(data, self.sniff(data)))) as stream:
+                return _read(stream), int(stream.samplerate)
         except _BROKEN as error:
             raise SourceError(
                 f"audio: wanted sound that can be decoded, came {len(data)} bytes: {_said(error)}"
             ) from error
-        return np.ascontiguousarray(samples.T), int(rate)
 
     def encode(self, value: tuple[NDArray[np.float32], int]) -> bytes:
         """16-bit WAV of ((channels, frames) in [-1, 1], rate in Hz); louder is clipped."""
@@ -186,7 +187,8 @@ class AudioMedia:
     def thumbnail(self, data: bytes) -> Thumb | None:
         """Log-spectrogram, bands × time, in 0..1."""
         samples, rate = self.decode(data)
-        return _thumb(_mono(samples), rate)
+        peak = np.abs(samples).max(initial=np.float32(1))
+        return _thumb(downmix(samples / peak), rate)
 
 
 def _playable(data: bytes, ext: str | None) -> bytes:
@@ -201,42 +203,60 @@ def _said(error: Exception) -> str:
     return str(getattr(error, "error_string", error))
 
 
-def _measure(samples: NDArray[np.float32], rate_hz: int) -> Facts:
-    peak = float(np.abs(samples).max(initial=0.0))
-    power = float(np.mean(np.square(samples, dtype=np.float64))) if samples.size else 0.0
+def _read(stream: soundfile.SoundFile) -> NDArray[np.float32]:
+    """(channels, frames) float32 of all that is left. Raises what soundfile raises."""
+    if stream.subtype in _SHORT:
+        # the values that libsndfile's own conversion gives, at a third of its time
+        samples = stream.read(dtype="int16", always_2d=True) * np.float32(1 / 32_768)
+    else:
+        samples = stream.read(dtype="float32", always_2d=True)
+    return np.ascontiguousarray(samples.T)
+
+
+def _measure(samples: NDArray[np.float32], rate_hz: int, peak: float) -> tuple[Facts, Facts]:
+    """Facts of (C, N) samples, and what else the rules ask for. peak: their largest magnitude."""
+    length = max(samples.shape[1], 1)
+    wide = samples.astype(np.float64)
+    offsets, powers = wide.sum(axis=1) / length, _powers(wide)
+    cancel, power = _cancel(wide, powers), float(powers.mean())
+    # what is beyond full scale is brought down to it: its sum, or its squares, might be infinite
+    mono = _mixed(samples if peak <= 1 else samples / np.float32(peak), powers, cancel)
+    clipped = np.count_nonzero(np.abs(samples) >= FULL_SCALE) / samples.size if peak >= FULL_SCALE else 0.0
     rms_db = 10 * math.log10(power) if power > 10 ** (QUIETEST_DB / 10) else QUIETEST_DB
-    return {
-        "rms_db": round(rms_db, 3), "peak": round(peak, 6), "ahash": hash64(_thumb(_mono(samples), rate_hz)),
-    }  # fmt: skip
+    return (
+        {"rms_db": round(rms_db, 3), "peak": round(peak, 6), "ahash": hash64(_thumb(mono, rate_hz))},
+        {"clipped": clipped, "offset": float(offsets[np.abs(offsets).argmax()]), "antiphase": cancel},
+    )
 
 
-def _largest(values: NDArray[np.float64]) -> float:
-    return float(values[np.abs(values).argmax()])
+def _powers(wide: NDArray[np.float64]) -> NDArray[np.float64]:
+    # no BLAS: its threads would stand in the way of other workers, and sum in another order
+    powers: NDArray[np.float64] = np.einsum("cn,cn->c", wide, wide) / max(wide.shape[1], 1)
+    return powers
 
 
-def _cancels(samples: NDArray[np.float32]) -> bool:
+def _cancel(wide: NDArray[np.float64], powers: NDArray[np.float64]) -> bool:
     """Whether the mean of the channels (C, N) keeps less than a tenth of their power.
 
     Independent channels keep 1 / C of it, one speaker among six a sixth; opposite ones nothing.
     """
-    if len(samples) < 2:
+    if len(wide) < 2:
         return False
-    power = float(np.square(samples, dtype=np.float64).mean())
-    kept = float(np.square(samples.mean(axis=0, dtype=np.float64)).mean())
-    return power > 0 and kept < min(CANCELLED, 0.6 / len(samples)) * power
+    power, kept = float(powers.mean()), float(_powers(wide.mean(axis=0)[None])[0])
+    return power > 0 and kept < min(CANCELLED, 0.6 / len(wide)) * power
+
+
+def _mixed(samples: NDArray[np.float32], powers: NDArray[np.float64], cancel: bool) -> NDArray[np.float32]:
+    alone = cancel or len(samples) == 1
+    mono: NDArray[np.float32] = samples[int(powers.argmax())] if alone else samples.mean(axis=0)
+    return mono
 
 
 def downmix(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     """(N,) of (C, N): the mean of the channels, or the loudest one where they would cancel each other."""
-    loudest = int(np.square(samples, dtype=np.float64).mean(axis=1).argmax())
-    mono: NDArray[np.float32] = samples[loudest] if _cancels(samples) else samples.mean(axis=0)
-    return mono
-
-
-def _mono(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Downmixed; what is beyond full scale is brought down to it, as its squares might be infinite."""
-    peak = np.abs(samples).max(initial=0.0)
-    return downmix(samples / peak if peak > 1 else samples)
+    wide = samples.astype(np.float64)
+    powers = _powers(wide)
+    return _mixed(samples, powers, _cancel(wide, powers))
 
 
 def _thumb(mono: NDArray[np.float32], rate_hz: int) -> Thumb:
@@ -245,17 +265,19 @@ def _thumb(mono: NDArray[np.float32], rate_hz: int) -> Thumb:
     Spans divide the least of 1, 2, 4… s that holds the clip: clips of other pace do not align. Bands are spaced
     like mels from 60 Hz to 7.6 kHz, so that a clip at another sample rate has the same ones.
     """
-    seconds = 2.0 ** max(0, math.ceil(math.log2(max(len(mono), 1) / rate_hz)))
-    window = max(64, int(_HASH_WINDOW * rate_hz / 16_000))
-    starts = np.linspace(0, max(seconds * rate_hz - window, 0), THUMB_SIDE * 2).astype(np.int64)
-    padded = np.pad(mono, (0, max(0, int(starts[-1]) + window - len(mono))))
-    taper, edges = _layout(window, rate_hz)
-    frames = padded[starts[:, None] + np.arange(window)] * taper
-    power_FT = np.square(np.abs(np.fft.rfft(frames, axis=1))).T
+    starts, taper, edges = _layout(max(0, math.ceil(math.log2(max(len(mono), 1) / rate_hz))), rate_hz)
+    # what is after the clip's end is silence, and not transformed
+    starts = starts[: bisect_left(starts, len(mono))]
+    frames = np.zeros((len(starts), len(taper)), np.float32)
+    for frame, start in zip(frames, starts, strict=True):
+        heard = mono[start : start + len(taper)]
+        frame[: len(heard)] = heard
+    frames *= taper
+    spectrum = np.fft.rfft(frames, axis=1)[:, : edges[-1] + 1]
+    bands = np.zeros((THUMB_SIDE * 2, THUMB_SIDE), np.float32)
     # where a band is narrower than a bin (rates below 16 kHz have no top bands), reduceat takes the one bin
-    bands = np.add.reduceat(power_FT[: edges[-1] + 1], edges[:-1], axis=0)
-    pairs = bands.reshape(THUMB_SIDE, THUMB_SIDE, 2).mean(axis=2)
-    level = 10 * np.log10(pairs + 1e-12)
+    np.add.reduceat(spectrum.real**2 + spectrum.imag**2, edges[:-1], axis=1, out=bands[: len(starts)])
+    level = 10 * np.log10(bands.reshape(THUMB_SIDE, 2, THUMB_SIDE).mean(axis=1).T + 1e-12)
     top = level.max()
     if top <= -100:
         return np.zeros((THUMB_SIDE, THUMB_SIDE), np.float32)
@@ -264,11 +286,13 @@ def _thumb(mono: NDArray[np.float32], rate_hz: int) -> Thumb:
 
 
 @lru_cache(maxsize=64)
-def _layout(window: int, rate_hz: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The taper of a frame, and the first bin of each band with the end of the last."""
+def _layout(octave: int, rate_hz: int) -> tuple[list[int], NDArray[np.float32], NDArray[np.int64]]:
+    """Of 2^octave s: where its frames start, their taper, and the first bin of each band with the end of the last."""
+    window = max(64, int(_HASH_WINDOW * rate_hz / 16_000))
+    starts = np.linspace(0, max(2**octave * rate_hz - window, 0), THUMB_SIDE * 2).astype(np.int64)
     mel = np.linspace(_mel(60.0), _mel(7_600.0), THUMB_SIDE + 1)
     edges = np.clip((_hertz(mel) * window / rate_hz).astype(np.int64), 0, window // 2)
-    return np.hanning(window).astype(np.float32), edges
+    return starts.tolist(), np.hanning(window).astype(np.float32), edges
 
 
 def _mel(hertz: float) -> float:

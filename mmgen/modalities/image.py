@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from mmgen.records import Modality
 
 # the only decoders that foreign bytes reach
 FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP", "tif": "TIFF"}
+_LEVELS = np.arange(256) / 255
 
 RULES = (
     Rule("zero_bytes", "reject", lambda f, c: "wanted an image, came 0 bytes" if f["bytes"] == 0 else None),
@@ -52,8 +54,8 @@ HEADER_RULES = (
 CONTENT_RULES = (
     Rule(
         "blank", "reject",
-        lambda f, c: f"every pixel is alike (standard deviation {f['std']:.4f} of full scale)"
-        if f["std"] < c.blank_image_std else None,
+        lambda f, c: f"every pixel is alike (standard deviation {f['spread']:.4f} of full scale)"
+        if f["spread"] < c.blank_image_std else None,
     ),
     Rule("animated", "flag", lambda f, c: f"{f['frames']} frames, the first is used" if f["frames"] > 1 else None),
 )  # fmt: skip
@@ -100,7 +102,11 @@ class ImageMedia:
                 frames, mode = int(getattr(image, "n_frames", 1)), image.mode
                 if cut := cut_image(data, ext):
                     return Probe(ext, {}, (Finding("truncated", "reject", cut),))
-                facts = _measure(_upright(image)) | {"mode": mode}
+                upright = _upright(image)
+                facts = _measure(upright) | {"mode": mode}
+                # grey that is flat may hide colours of one luminance
+                flat = facts["std"] < limits.blank_image_std
+                measured = facts | {"frames": frames, "spread": _spread(upright) if flat else facts["std"]}
         except _NotFinite as error:
             return Probe(ext, {}, (Finding("not_finite", "reject", str(error)),))
         except Image.DecompressionBombError as error:
@@ -110,15 +116,13 @@ class ImageMedia:
         except _Undecodable as error:
             reason = "truncated" if "truncated" in str(error).lower() else "undecodable"
             return Probe(ext, {}, (Finding(reason, "reject", f"{ext} that cannot be decoded: {error}"),))
-        return Probe(ext, facts, tuple(findings(CONTENT_RULES, facts | {"frames": frames}, limits)))
+        return Probe(ext, facts, tuple(findings(CONTENT_RULES, measured, limits)))
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         """(H, W, C) uint8. Raises SourceError."""
-        try:
-            with _opened(data) as image:
-                return _pixels(_upright(image))
-        except (_Undecodable, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise SourceError(f"image: wanted one that can be decoded, came {len(data)} bytes: {error}") from error
+        with _decoded(data) as upright:
+            pixels = np.array(upright)
+        return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
     def encode(self, value: NDArray[np.uint8]) -> bytes:
         """PNG of (H, W, 1 or 3) uint8."""
@@ -130,8 +134,8 @@ class ImageMedia:
 
     def thumbnail(self, data: bytes) -> Thumb | None:
         """Grey, in 0..1."""
-        pixels = self.decode(data)
-        return _thumb(Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
+        with _decoded(data) as upright:
+            return _thumb(upright.convert("L"))
 
 
 class _Undecodable(Exception):
@@ -157,6 +161,16 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
             raise _Undecodable(f"{error}" or type(error).__name__) from error
 
 
+@contextmanager
+def _decoded(data: bytes) -> Iterator[Image.Image]:
+    """What `_upright` gives. Raises SourceError."""
+    try:
+        with _opened(data) as image:
+            yield _upright(image)
+    except (_Undecodable, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise SourceError(f"image: wanted one that can be decoded, came {len(data)} bytes: {error}") from error
+
+
 def _upright(image: Image.Image) -> Image.Image:
     """The picture as it is meant to be seen, grey ("L") or colour ("RGB"); decodes it."""
     image.load()
@@ -179,24 +193,28 @@ def _upright(image: Image.Image) -> Image.Image:
     return upright if upright.mode == "RGB" else upright.convert("RGB")
 
 
-def _pixels(upright: Image.Image) -> NDArray[np.uint8]:
-    """(H, W, C) uint8 of what `_upright` gives."""
-    pixels = np.array(upright)
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
-
-
 def _measure(upright: Image.Image) -> Facts:
-    # mean and deviation from a histogram: exact, and quick for large pictures
-    counts = np.array(upright.histogram(), dtype=np.float64).reshape(-1, 256).sum(axis=0)
-    levels = np.arange(256) / 255
-    mean = float((counts * levels).sum() / counts.sum())
-    std = float(np.sqrt((counts * (levels - mean) ** 2).sum() / counts.sum()))
+    """mean, std: of the luminance of all pixels (ITU-R BT.601, in 0..1), from its histogram: exact, and quick."""
+    grey = upright.convert("L")
+    mean, std = _moments(grey)
     return {
         "width": upright.width, "height": upright.height, "channels": len(upright.getbands()), "mean": round(mean, 6),
-        "std": round(std, 6), "phash": hash64(_thumb(upright)),
+        "std": round(std, 6), "phash": hash64(_thumb(grey)),
     }  # fmt: skip
 
 
-def _thumb(upright: Image.Image) -> Thumb:
-    small = upright.convert("L").resize((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BOX, reducing_gap=2.0)
+def _moments(band: Image.Image) -> tuple[float, float]:
+    counts = np.array(band.histogram(), dtype=np.float64)
+    shares = counts / counts.sum()
+    mean = float(shares @ _LEVELS)
+    return mean, math.sqrt(float(shares @ (_LEVELS - mean) ** 2))
+
+
+def _spread(upright: Image.Image) -> float:
+    """The largest standard deviation of a band, in 0..1."""
+    return max(_moments(band)[1] for band in upright.split())
+
+
+def _thumb(grey: Image.Image) -> Thumb:
+    small = grey.resize((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BOX, reducing_gap=2.0)
     return np.asarray(small, dtype=np.float32) / np.float32(255)

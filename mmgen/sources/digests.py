@@ -17,12 +17,24 @@ from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmgen.errors import StoreError
-from mmgen.sources.fetching import Patience
-from mmgen.store import CHUNK_BYTES, Store, digest_uri, read_uri, sha256, sha256_file, stat_folder, stat_uri
+from mmgen.sources.fetching import Patience, patiently
+from mmgen.store import (
+    CHUNK_BYTES,
+    Store,
+    digest_uri,
+    read_uri,
+    read_uris,
+    sha256,
+    sha256_file,
+    stat_folder,
+    stat_uri,
+    stat_uris,
+)
 
 #: objects of a remote source that are looked up at once
 CONNECTIONS = 16
@@ -135,23 +147,26 @@ class DigestCache:
 
     def _look_up(self, uris: Sequence[str], known: dict[str, Digest], keep: Container[str]) -> list[Digest | Exception]:
         """The digest of each as it is now, or why there is none."""
-        found: list[Digest | Exception] = []
-        ahead: dict[int, Future[Digest | Exception]] = {}
+        # a web server tells the change mark with the bytes: a file that is not known is not looked up before
+        new = [uri for uri in uris if uri.startswith(("http:", "https:")) and uri not in known and uri in keep]
+        found: dict[str, Digest | Exception] = {}
+        for uri, answer in patiently(partial(read_uris, named=self._hosts), new, CONNECTIONS, self.patience):
+            found[uri] = answer if isinstance(answer, Exception) else self._noted(uri, *answer)
+        rest = [uri for uri in uris if uri not in found]
+        ahead: dict[str, Future[Digest | Exception]] = {}
         with ThreadPoolExecutor(CONNECTIONS) as pool:
-            for uri, state in zip(uris, self._states(uris), strict=True):
+            for uri, state in zip(rest, self._states(rest), strict=True):
                 there = known.get(uri)
                 if isinstance(state, Exception):
-                    found.append(state)
+                    found[uri] = state
                 elif there is not None and _same(there, state, uri):
-                    found.append(there)
+                    found[uri] = there
                 elif "://" in uri or state[0] >= THREADED_BYTES:
-                    ahead[len(found)] = pool.submit(self._read, uri, state, keep=uri in keep)
-                    found.append(NOWHERE)
+                    ahead[uri] = pool.submit(self._read, uri, state, keep=uri in keep)
                 else:
-                    found.append(self._read(uri, state, keep=False))
-            for at, future in ahead.items():
-                found[at] = future.result()
-        return found
+                    found[uri] = self._read(uri, state, keep=False)
+            found |= {uri: future.result() for uri, future in ahead.items()}
+        return [found[uri] for uri in uris]
 
     def _read(self, uri: str, state: tuple[int, str], *, keep: bool) -> Digest | Exception:
         size, mark = state
@@ -162,9 +177,11 @@ class DigestCache:
                 # it may be larger than memory
                 size, digest = self.patience(lambda: digest_uri(uri, named=self._hosts))
                 return Digest(size, mark, digest)
-            data = self.patience(lambda: read_uri(uri, named=self._hosts))
+            return self._noted(uri, mark, self.patience(lambda: read_uri(uri, named=self._hosts)))
         except (OSError, StoreError) as error:
             return error
+
+    def _noted(self, uri: str, mark: str, data: bytes) -> Digest:
         if self._kept_bytes + len(data) <= KEPT_BYTES:
             self._kept[uri] = data
             self._kept_bytes += len(data)
@@ -172,20 +189,16 @@ class DigestCache:
 
     def _states(self, uris: Sequence[str]) -> list[tuple[int, str] | Exception]:
         """(size, change mark) of each file now, or why it cannot be told."""
-        if not any("://" in uri for uri in uris):
-            return [_local_state(uri) for uri in uris]
-        self._list_folders(uri for uri in uris if "://" in uri)
-        with ThreadPoolExecutor(CONNECTIONS) as pool:
-            return list(pool.map(self._remote_state, uris))
-
-    def _remote_state(self, uri: str) -> tuple[int, str] | Exception:
-        folder, _, name = uri.rpartition("/")
-        if (found := self._listed.get(folder, {}).get(name)) is not None:
-            return found
-        try:
-            return self.patience(lambda: stat_uri(uri, named=self._hosts)) if "://" in uri else stat_uri(uri)
-        except (OSError, StoreError) as error:
-            return error
+        remote = [uri for uri in uris if "://" in uri]
+        self._list_folders(remote)
+        found: dict[str, tuple[int, str] | Exception] = {}
+        for uri in remote:
+            folder, _, name = uri.rpartition("/")
+            if (listed := self._listed.get(folder, {}).get(name)) is not None:
+                found[uri] = listed
+        asked = [uri for uri in remote if uri not in found]
+        found |= patiently(partial(stat_uris, named=self._hosts), asked, CONNECTIONS, self.patience)
+        return [found[uri] if uri in found else _local_state(uri) for uri in uris]
 
     def _list_folders(self, uris: Iterable[str]) -> None:
         """Look whole folders up in one listing, where many of their files are asked for."""

@@ -99,17 +99,22 @@ def fetch(rows: Sequence[Mapping[str, Any]], reading: Reading, have: Mapping[str
 
 
 def read(row: int, planned: Mapping[str, Any]) -> bytes:
-    """The bytes that were planned. Raises SourceError if they are gone or others."""
+    """The bytes of a file or a span of one. Raises SourceError if they are gone."""
     try:
-        data = _read_span(planned["uri"], planned["span"], planned["size"], planned.get("named"))
+        return _read_span(planned["uri"], planned["span"], planned["size"], planned.get("named"))
     except OSError as error:
         raise SourceError(f"row {row}: {planned['uri']} went away while it was ingested: {error}; run again") from error
-    if planned["sha256"] is not None and sha256(data) != planned["sha256"]:
+
+
+def checked(row: int, planned: Mapping[str, Any], data: bytes) -> str:
+    """The sha256 of bytes that were read as planned. Raises SourceError if others were planned."""
+    digest = sha256(data)
+    if planned["sha256"] not in (None, digest):
         raise SourceError(
             f"row {row}: {planned['uri']} changed while it was ingested, or its time stamp hides a change; "
             "run again with --rehash"
         )
-    return data
+    return digest
 
 
 def _read_span(uri: str, span: Sequence[int] | None, size: int, named: Sequence[str] | None) -> bytes:

@@ -444,7 +444,12 @@ class _Web(http.server.SimpleHTTPRequestHandler):
     """A web server that lists no folders, drops some connections without a word, is busy at times, and keeps count."""
 
     asked: ClassVar[list[str]] = []
+    looked_up: ClassVar[list[str]] = []
     busy_every = 0
+
+    def do_HEAD(self) -> None:
+        self.looked_up.append(self.path)
+        super().do_HEAD()
 
     def do_GET(self) -> None:
         self.asked.append(self.path)
@@ -471,7 +476,7 @@ WEB_ROWS = 12
 def on_the_web(folder: Path, special: Mapping[int, str], busy_every: int = 0) -> Iterator[Config]:
     """A table of WEB_ROWS pictures that a server has; special: row → another file's name."""
     table = make_source(folder, WEB_ROWS)
-    web = type("Web", (_Web,), {"asked": [], "busy_every": busy_every})
+    web = type("Web", (_Web,), {"asked": [], "looked_up": [], "busy_every": busy_every})
     with http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(web, directory=str(folder / "images"))
     ) as server:
@@ -481,7 +486,7 @@ def on_the_web(folder: Path, special: Mapping[int, str], busy_every: int = 0) ->
         table.with_name("web.csv").write_text("\n".join(["key,image", *lines]) + "\n")
         source = {"kind": "table", "path": str(table.with_name("web.csv")), "key": "key", "image": "image",
                   "allow_roots": [address]}  # fmt: skip
-        _Web.asked = web.asked
+        _Web.asked, _Web.looked_up = web.asked, web.looked_up
         yield configs.build({"name": "web", "source": source})
         server.shutdown()
 
@@ -512,12 +517,20 @@ def test_a_busy_server_is_asked_again_and_every_file_is_read_once(tmp_path: Path
     assert (made.facts["rows"], made.facts["reasons"]) == (WEB_ROWS, {})
     fetches = made.circumstance["fetches"]
     assert fetches["retries"] >= 2
-    # those that were answered: HEAD tells size and mark, GET brings the bytes
+    # those that were answered
     assert len(asked) - len(asked) // 5 == WEB_ROWS
     with on_the_web(tmp_path / "calm", {}) as config:
         calm = ingest(config, {}, dataclasses.replace(runtime, store=Store(tmp_path / "other")))
     assert [each.sha256 for each in calm.by_role("tar")] == [each.sha256 for each in made.by_role("tar")]
     assert calm.circumstance["fetches"]["retries"] == 0
+
+
+def test_a_new_web_file_costs_one_request_and_a_known_one_a_look(tmp_path: Path, runtime: Runtime) -> None:
+    with on_the_web(tmp_path / "source", {}) as config:
+        first = source_digest(config, runtime)
+        assert (sorted(set(_Web.asked)), len(_Web.asked), _Web.looked_up) == (sorted(_Web.asked), WEB_ROWS, [])
+        assert source_digest(config, runtime) == first
+        assert (len(_Web.asked), len(_Web.looked_up)) == (WEB_ROWS, WEB_ROWS)
 
 
 @pytest.mark.usefixtures("no_waiting")

@@ -1,5 +1,7 @@
 """The store: atomic writes, create-only commits, clear errors."""
 
+import functools
+import http.server
 import os
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmgen.errors import StoreError
-from mmgen.store import Store, list_uri, read_uri, sha256, sha256_file, stat_uri
+from mmgen.store import Store, list_uri, read_uri, read_uris, sha256, sha256_file, stat_uri, stat_uris
 
 
 def test_write_then_read_gives_the_same_bytes_and_replaces(tmp_path):
@@ -122,3 +124,32 @@ def test_uris_are_read_listed_and_told_apart_by_size_and_mark(tmp_path):
     assert stat_uri(str(file))[1] != mark
     with pytest.raises(FileNotFoundError):
         stat_uri(str(tmp_path / "none"))
+
+
+def test_many_remote_files_come_in_order_with_their_failures_in_place():
+    remote = Store("memory://many")
+    for number in range(30):
+        remote.write(f"{number}", bytes([number]))
+    uris = [f"memory://many/{number}" for number in range(30)]
+    uris[7:7] = ["memory://many/nowhere"]
+    found, states = list(read_uris(uris, 2)), list(stat_uris(uris, 2))
+    assert [type(each) for each in (found.pop(7), states.pop(7))] == [FileNotFoundError] * 2
+    assert [data for _, data in found] == [bytes([number]) for number in range(30)]
+    assert states == [stat_uri(f"memory://many/{number}") for number in range(30)]
+    assert list(read_uris([], 2)) == []
+
+
+def test_of_a_web_server_the_mark_comes_with_the_bytes(tmp_path):
+    (tmp_path / "a").write_bytes(b"one")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        (mark, data), missing = read_uris([f"{address}/a", f"{address}/b"], 4)
+        assert (3, mark) == stat_uri(f"{address}/a")
+        server.shutdown()
+    assert data == b"one"
+    assert isinstance(missing, FileNotFoundError)
+    (gone,) = read_uris([f"{address}/a"], 4)
+    assert isinstance(gone, StoreError)
+    assert f"could not read {address}/a" in str(gone)

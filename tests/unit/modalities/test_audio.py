@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mmgen.errors import SourceError
 from mmgen.modalities.audio import AudioMedia, downmix
 from mmgen.modalities.config import CheckConfig
-from mmgen.modalities.probing import similarity
+from mmgen.modalities.probing import hash64, similarity
 
 MEDIA = AudioMedia()
 LIMITS = CheckConfig()
@@ -248,6 +248,29 @@ def test_odd_but_good_sounds_come_through_decoded_right(name: str) -> None:
     assert abs(peak * rate / samples.shape[1] - 440) < 4
     around = power[max(0, peak - 8) : peak + 9].sum()
     assert 10 * np.log10(around / max(power.sum() - around, 1e-30)) > least_db
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    form=st.sampled_from([("WAV", "PCM_16"), ("WAV", "PCM_U8"), ("WAVEX", "PCM_16"), ("AIFF", "PCM_16"),
+                          ("AIFF", "PCM_S8"), ("FLAC", "PCM_16"), ("FLAC", "PCM_S8"), ("RF64", "PCM_16")]),
+    channels=st.integers(1, 3), levels=st.lists(st.integers(-(2**15), 2**15 - 1), min_size=1, max_size=50),
+)  # fmt: skip
+def test_short_samples_decode_to_what_libsndfile_makes_of_them(
+    form: tuple[str, str], channels: int, levels: list[int]
+) -> None:
+    samples = np.repeat(np.array(levels, np.int16)[:, None], channels, axis=1)
+    samples[:, 0] = samples[::-1, 0]
+    data = encoded(samples, *form)
+    wanted, _ = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+    np.testing.assert_array_equal(MEDIA.decode(data)[0], wanted.T)
+
+
+def test_the_hash_in_the_facts_is_that_of_the_thumbnail() -> None:
+    rng = np.random.default_rng(3)
+    for channels, scale in ((1, 0.5), (2, 0.5), (6, 3.0)):
+        data = encoded(rng.normal(0, scale, (9_000, channels)).astype(np.float32), subtype="FLOAT")
+        assert MEDIA.probe(data, LIMITS).facts["ahash"] == hash64(thumbnail(data))
 
 
 def test_a_sum_of_channels_does_not_cancel() -> None:

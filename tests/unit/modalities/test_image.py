@@ -175,6 +175,22 @@ def test_a_blank_image_is_rejected() -> None:
     assert reasons(encoded(Image.new("L", (8, 8), 77))) == [("blank", "reject")]
 
 
+def test_one_saturated_colour_is_blank_and_two_of_one_luminance_are_not() -> None:
+    assert reasons(encoded(Image.new("RGB", (8, 8), (255, 0, 0)))) == [("blank", "reject")]
+    grey = Image.new("RGB", (8, 8), (76, 76, 76))
+    grey.paste((255, 0, 0), (0, 0, 4, 8))
+    assert MEDIA.probe(encoded(grey), LIMITS).facts["std"] < LIMITS.blank_image_std
+    assert reasons(encoded(grey)) == []
+
+
+def test_mean_and_deviation_are_of_the_luminance() -> None:
+    pixels = np.asarray(picture(), np.float64)
+    grey = pixels @ [0.299, 0.587, 0.114] / 255
+    facts = MEDIA.probe(encoded(picture()), LIMITS).facts
+    assert facts["mean"] == pytest.approx(grey.mean(), abs=0.003)
+    assert facts["std"] == pytest.approx(grey.std(), abs=0.003)
+
+
 def test_a_file_cut_off_is_truncated() -> None:
     assert reasons(encoded(picture())[:-20]) == [("truncated", "reject")]
 
