@@ -21,9 +21,11 @@ FORMAT = 1
 READABLE_FORMATS = (1,)
 
 Kind = Literal[
-    "staging", "verdicts", "dataset", "codecs", "features", "model", "judges", "evalset", "scores", "promotion"
+    "staging", "pairs", "verdicts", "dataset", "codecs", "features", "model", "judges", "evalset", "scores", "promotion"
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+#: roles of inputs that are recorded but are no part of what an artifact is, as `base` is none (law 5)
+ADVICE = frozenset({"pair_scores"})
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _REFERENCE = re.compile(r"(?:(?P<kind>[a-z]+):)?(?P<name>[^@:/]+)(?:@(?P<at>[A-Za-z0-9._-]+))?")
@@ -182,7 +184,7 @@ def kind_folder(kind: Kind, name: str) -> str:
             return f"evalsets/{name}"
         case "promotion":
             return f"promotions/{name}"
-        case "codecs" | "features" | "judges" | "scores":
+        case "pairs" | "codecs" | "features" | "judges" | "scores":
             return f"{kind}/{name}/versions"
 
 
@@ -383,9 +385,10 @@ class Draft:
 
 
 def lineage(store: Store, artifact: Artifact) -> dict[str, Artifact]:
-    """All artifacts that `artifact` was made from, by reference, nearest first. Missing ones are left out."""
+    """All artifacts that `artifact` was made from, by reference, nearest first. Missing ones are left out, and advice:
+    it comes from models of earlier versions."""
     found: dict[str, Artifact] = {}
-    waiting = list(artifact.inputs.values())
+    waiting = _made_from(artifact)
     while waiting:
         link = waiting.pop(0)
         if link.ref in found:
@@ -395,5 +398,9 @@ def lineage(store: Store, artifact: Artifact) -> dict[str, Artifact]:
         except UnknownReference:
             continue
         found[link.ref] = parent
-        waiting.extend(parent.inputs.values())
+        waiting.extend(_made_from(parent))
     return found
+
+
+def _made_from(artifact: Artifact) -> list[Link]:
+    return [link for role, link in artifact.inputs.items() if role not in ADVICE]

@@ -175,6 +175,9 @@ def _paths(store: Store, name: str, holders: Holders) -> set[str]:
     """Files that hold or show the keys: shards, features, verdicts, reports, staging, exams, cards, digests' cache."""
     media = (*holders.datasets, *holders.features, *holders.evalsets)
     paths = {entry.path for each in media for entry in each.files if entry.facts.get("digest") in holders.shards}
+    # embeddings of a batch, whatever named them, and the similarities of its rows
+    paths |= {path for path in store.walk("features") if path.rpartition("/")[2].split(".")[0] in holders.batches}
+    paths |= {entry.path for each in holders.pairs for entry in each.by_role("pairs")}
     # verdicts and reports name keys, show pictures and play sounds
     paths |= {entry.path for each in holders.verdicts for entry in each.files}
     paths |= {entry.path for each in holders.evalsets for entry in each.by_role("keys")}

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from data_schemas.facts import failures
-from mmgen import artifact
+from mmgen import artifact, pairs
 from mmgen.artifact import Artifact, Draft
 from mmgen.config import Config
 from mmgen.errors import GateError, IntegrityError, SourceError
@@ -33,16 +33,19 @@ FAILURE_CAP = 1_000
 def validate(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> Artifact:
     """Judge every staged sample and commit `verdicts:<name>` into the dataset version that it allots.
 
-    inputs: {"staging"}. Raises GateError, after the commit, if the gate says no; IntegrityError if staging is broken.
+    inputs: {"staging"}, and as advice outside the identity {"pair_scores"}. Raises GateError, after the commit, if the
+    gate says no; IntegrityError if staging is broken.
     """
-    store, known = runtime.store, identity("validate", config, inputs)
+    store, known = runtime.store, identity("validate", config, {"staging": inputs["staging"]})
+    advice = inputs.get("pair_scores")
+    scores = pairs.read(advice, runtime) if advice else None
     slots = {name: slot.modality for name, slot in config.slots.items()}
     staging = inputs["staging"]
     facts = read_facts(store, staging)
     before = None if runtime.rebuild else artifact.latest(store, "dataset", config.name, passed=True)
     base_facts = read_kept(store, before) if before else None
     with runtime.progress.bar("validate", facts.height) as bar, StagedMedia(store, staging) as media:
-        decision = _decide(config, staging, facts, media, _base(before, base_facts), runtime)
+        decision = _decide(config, staging, facts, media, _base(before, base_facts), scores, runtime)
         if config.validate_.gate.max_drift is not None and base_facts is not None and base_facts.height:
             shifts = data_report.shifts(facts, decision, slots, base_facts)
             decision = replace(decision, gate=(*decision.gate, *_drifted(shifts, config.validate_.gate.max_drift)))
@@ -68,16 +71,19 @@ def validate(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -
 
 
 def _decide(
-    config: Config, staging: Artifact, facts: pl.DataFrame, media: StagedMedia, base: Base, runtime: Runtime
-) -> Decision:
+    config: Config, staging: Artifact, facts: pl.DataFrame, media: StagedMedia, base: Base,
+    scores: pl.DataFrame | None, runtime: Runtime,
+) -> Decision:  # fmt: skip
     """The verdicts. Raises IntegrityError if the facts are broken all over, or an input is lost (law 6)."""
     slots = {name: slot.modality for name, slot in config.slots.items()}
     broken = failures(facts, slots, cap=FAILURE_CAP)
     if len(broken) >= FAILURE_CAP:
         raise IntegrityError(f"{staging.ref}: its facts break their schema in {FAILURE_CAP} places or more")
+    rules = config.validate_
+    mismatched = pairs.mismatched(scores, rules.pairs, rules.checks.severity) if scores is not None else ()
     decision = decide(
-        facts, slots, read_rejections(runtime.store, staging), broken, config.validate_,
-        seed=config.seed, base=base, thumbnails=_Thumbnails(media, facts, slots),
+        facts, slots, read_rejections(runtime.store, staging), broken, rules,
+        seed=config.seed, base=base, thumbnails=_Thumbnails(media, facts, slots), mismatched=mismatched,
     )  # fmt: skip
     ingested, judged = staging.facts["inputs"], decision.counts["inputs"]
     if ingested != judged:

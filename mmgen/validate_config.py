@@ -42,6 +42,16 @@ class GateConfig(Settings):
         return shares
 
 
+class PairsConfig(Settings):
+    """When a sample's slots do not belong together, by the scores of a fusion model (see mmgen/pairs.py)."""
+
+    #: how far below the lower quartile of all pairs' similarity, in interquartile ranges, a pair is an outlier: Tukey's
+    #: outer fence
+    fence_iqr: float = Field(3.0, ge=0)
+    #: share of the pairs known to be wrong (re-paired at random, beyond the fence) that lie below the threshold
+    wrong_below: float = Field(0.9, gt=0, le=1)
+
+
 class ValidateConfig(Settings):
     """How facts become verdicts and splits."""
 
@@ -60,6 +70,8 @@ class ValidateConfig(Settings):
     )
     holdout: HoldoutConfig | None = None
     gate: GateConfig = GateConfig()
+    #: has an effect once a fusion model of this data set exists
+    pairs: PairsConfig = PairsConfig()
 
     @model_validator(mode="after")
     def _shares(self) -> ValidateConfig:

@@ -86,16 +86,19 @@ def decide(
     seed: int,
     base: Base,
     thumbnails: Thumbnails,
+    mismatched: Sequence[Rejection] = (),
 ) -> Decision:
     """Verdicts over all inputs: the rows of `facts` and the rows that `rejections` names alone.
 
     slots: name → modality. broken: where facts break their schema. thumbnails: of (place in facts, place in slots).
+    mismatched: what pair scores say of rows.
     """
     judge = _Judge(facts, slots, config, seed, base)
     judge.read(rejections)
     judge.apply_schema(broken)
     judge.apply_slots()
     judge.apply_rules()
+    judge.apply_pairs(mismatched)
     judge.apply_duplicates(thumbnails)
     judge.apply_splits()
     return judge.conclude()
@@ -196,6 +199,13 @@ class _Judge:
             if named is not None and named.strip().lower() not in SPLIT_SPELLINGS and named != held:
                 known = ", ".join([*SPLITS, *([held] if held else [])])
                 self.note(row, None, "unknown_split", f"split: wanted one of {known}, came '{named}'", reject=True)
+
+    def apply_pairs(self, mismatched: Sequence[Rejection]) -> None:
+        """Note kept rows whose slots do not belong together."""
+        kept = {row.row: row for row in self.kept()}
+        for found in mismatched:
+            if (row := kept.get(found.row)) is not None and found.slot in self.slots_of(row):
+                self.note(row, found.slot, "mismatched_pair", found.message, reject=found.severity == "reject")
 
     def apply_duplicates(self, thumbnails: Thumbnails) -> None:
         """Link what repeats an earlier sample, and let the policies drop or flag it."""

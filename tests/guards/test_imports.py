@@ -16,12 +16,12 @@ ORDER = (
     "configs",
     "tables", "tars", "order", "modalities", "dataset", "sources", "duplicates",
     "identity", "catalog", "forgotten", "holders", "tracking", "promotions",
-    "report", "staging", "ingest", "splits", "verdicts", "validate",
+    "pairs", "report", "staging", "ingest", "splits", "verdicts", "validate",
     "shards", "forget", "diff", "trace", "export",
     # the torch line
-    "preprocess", "features", "batches", "codecs", "encoders", "fusion", "generators", "training",
-    "codec_set", "embeddings", "extract", "maker", "generate", "evaluate", "fit_parts", "fit_judges", "evalset", "fit",
-    "train", "evaluate.step", "mlflow_client", "dataset_log", "served_model", "registry",
+    "preprocess", "features", "similarities", "batches", "codecs", "encoders", "fusion", "generators", "training",
+    "codec_set", "embeddings", "extract", "maker", "pair_scores", "generate", "evaluate", "fit_parts", "fit_judges",
+    "evalset", "fit", "train", "evaluate.step", "mlflow_client", "dataset_log", "served_model", "registry",
     # decides which of them runs, and imports the one that does
     "steps",
 )  # fmt: skip

@@ -11,7 +11,15 @@ from mmgen.errors import ConfigError
 from mmgen.reasons import REASONS
 from tests.guards.source import modules, parsed
 
-ROOMS = ("mmgen.sources", "mmgen.modalities", "mmgen.ingest", "mmgen.staging", "mmgen.verdicts", "mmgen.validate")
+ROOMS = (
+    "mmgen.sources",
+    "mmgen.modalities",
+    "mmgen.ingest",
+    "mmgen.staging",
+    "mmgen.pairs",
+    "mmgen.verdicts",
+    "mmgen.validate",
+)
 #: function → the place of the reason among its arguments
 GIVERS = {"Finding": 0, "Rule": 0, "Bad": 0, "Rejection": 4, "rejected": 2, "note": 2, "settle": 2}
 
