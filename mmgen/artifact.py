@@ -388,19 +388,14 @@ def lineage(store: Store, artifact: Artifact) -> dict[str, Artifact]:
     """All artifacts that `artifact` was made from, by reference, nearest first. Missing ones are left out, and advice:
     it comes from models of earlier versions."""
     found: dict[str, Artifact] = {}
-    waiting = _made_from(artifact)
+    waiting = [artifact]
     while waiting:
-        link = waiting.pop(0)
-        if link.ref in found:
-            continue
-        try:
-            parent = load_link(store, link)
-        except UnknownReference:
-            continue
-        found[link.ref] = parent
-        waiting.extend(_made_from(parent))
+        for role, link in waiting.pop(0).inputs.items():
+            if role in ADVICE or link.ref in found:
+                continue
+            try:
+                found[link.ref] = load_link(store, link)
+            except UnknownReference:
+                continue
+            waiting.append(found[link.ref])
     return found
-
-
-def _made_from(artifact: Artifact) -> list[Link]:
-    return [link for role, link in artifact.inputs.items() if role not in ADVICE]

@@ -53,14 +53,22 @@ class Threshold:
     below: float | None
 
 
-def read(scores: Artifact, runtime: Runtime) -> pl.DataFrame | None:
-    """The table of a `pairs` artifact; None if scoring failed. Raises IntegrityError if it breaks its schema."""
+@dataclass(frozen=True)
+class PairScores:
+    """A `pairs` artifact and its table; no table where scoring failed."""
+
+    artifact: Artifact
+    table: pl.DataFrame | None
+
+
+def read(scores: Artifact, runtime: Runtime) -> PairScores:
+    """Raises IntegrityError if the table breaks its schema."""
     if not scores.passed:
-        return None
+        return PairScores(scores, None)
     table = read_parquet(runtime.store, scores.file("pairs").path)
     if said := broken(table):
         raise IntegrityError(f"{scores.ref}: {said}; delete it, and it is made again")
-    return table
+    return PairScores(scores, table)
 
 
 def thresholds(scores: pl.DataFrame, settings: PairsConfig) -> list[Threshold]:
@@ -79,18 +87,18 @@ def thresholds(scores: pl.DataFrame, settings: PairsConfig) -> list[Threshold]:
 
 
 def mismatched(
-    scores: pl.DataFrame, settings: PairsConfig, severity: Mapping[str, Literal["reject", "flag", "off"]]
+    scores: PairScores | None, settings: PairsConfig, severity: Mapping[str, Literal["reject", "flag", "off"]]
 ) -> list[Rejection]:
     """A note for each row of which a slot does not belong to the others, in row order."""
     effect = severity.get(REASON, "flag")
-    if effect == "off" or not scores.height:
+    if effect == "off" or scores is None or scores.table is None:
         return []
-    limits = thresholds(scores, settings)
+    limits = thresholds(scores.table, settings)
     table = pl.DataFrame(
         [(each.given, each.other, each.below) for each in limits],
         schema={"given": pl.String, "other": pl.String, "below": pl.Float64}, orient="row",
     )  # fmt: skip
-    mine = scores.filter((pl.col("given") == pl.col("odd")) | (pl.col("other") == pl.col("odd"))).join(
+    mine = scores.table.filter((pl.col("given") == pl.col("odd")) | (pl.col("other") == pl.col("odd"))).join(
         table, on=["given", "other"], how="left"
     )
     bad = mine.filter((pl.col("similarity") <= pl.col("below")).fill_null(False).all().over("row"))

@@ -35,7 +35,7 @@ class Rows:
     def has(self, *slots: str) -> np.ndarray:
         """Places of the rows that have all of these slots."""
         there = [self.slots[slot].counts > 0 for slot in slots]
-        places: np.ndarray = np.flatnonzero(np.logical_and.reduce([np.ones(len(self.keys), dtype=bool), *there]))
+        places: np.ndarray = np.flatnonzero(np.all([np.ones(len(self.keys), dtype=bool), *there], axis=0))
         return places
 
     def vectors(self, slot: str, places: np.ndarray) -> np.ndarray:
@@ -62,9 +62,12 @@ class Some:
 
 
 def _one(batch: Rows, slot: str, place: int) -> np.ndarray:
-    if batch.slots[slot].counts[place]:
-        return batch.vectors(slot, np.array([place]))[0]
-    return np.full(batch.slots[slot].rows.shape[-1], np.nan, dtype=np.float32)
+    """(D,), NaN where the slot is missing."""
+    if not batch.slots[slot].counts[place]:
+        return np.full(batch.slots[slot].rows.shape[-1], np.nan, dtype=np.float32)
+    (found_D,) = batch.vectors(slot, np.array([place]))
+    out: np.ndarray = found_D
+    return out
 
 
 def compare(batches: Sequence[Rows], slots: Mapping[str, Modality]) -> pl.DataFrame:

@@ -53,6 +53,7 @@ def validate(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -
         page, twin = data_report.build(
             config, decision, facts, staging, media,
             version=draft.version, fingerprint=known.fingerprint, before=before, before_facts=base_facts,
+            pair_scores=scores,
         )  # fmt: skip
         bar.advance(facts.height)
     runtime.progress.say(_summary(decision))
@@ -72,7 +73,7 @@ def validate(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -
 
 def _decide(
     config: Config, staging: Artifact, facts: pl.DataFrame, media: StagedMedia, base: Base,
-    scores: pl.DataFrame | None, runtime: Runtime,
+    scores: pairs.PairScores | None, runtime: Runtime,
 ) -> Decision:  # fmt: skip
     """The verdicts. Raises IntegrityError if the facts are broken all over, or an input is lost (law 6)."""
     slots = {name: slot.modality for name, slot in config.slots.items()}
@@ -80,7 +81,7 @@ def _decide(
     if len(broken) >= FAILURE_CAP:
         raise IntegrityError(f"{staging.ref}: its facts break their schema in {FAILURE_CAP} places or more")
     rules = config.validate_
-    mismatched = pairs.mismatched(scores, rules.pairs, rules.checks.severity) if scores is not None else ()
+    mismatched = pairs.mismatched(scores, rules.pairs, rules.checks.severity)
     decision = decide(
         facts, slots, read_rejections(runtime.store, staging), broken, rules,
         seed=config.seed, base=base, thumbnails=_Thumbnails(media, facts, slots), mismatched=mismatched,

@@ -13,7 +13,8 @@ from markupsafe import Markup
 
 from mmgen.artifact import Artifact, canonical_json
 from mmgen.config import Config
-from mmgen.report import page, plots, tables
+from mmgen.pairs import PairScores
+from mmgen.report import page, pairs, plots, tables
 
 GALLERY = 24
 CLUSTERS_SHOWN = 6
@@ -54,6 +55,7 @@ def build(
     fingerprint: str,
     before: Artifact | None,
     before_facts: pl.DataFrame | None,
+    pair_scores: PairScores | None = None,
 ) -> tuple[bytes, bytes]:
     """(page, JSON twin) of the version. Nothing of time or machine is in them: the same inputs give the same bytes."""
     slots = {name: slot.modality for name, slot in config.slots.items()}
@@ -81,12 +83,15 @@ def build(
         "changes": _changes(decision, before_facts),
         "drift": shifts(facts, decision, slots, before_facts),
         "slots": slots,
+        **pairs.numbers(pair_scores, config.validate_.pairs, decision.quarantine),
     }
     twin = canonical_json(_finite(numbers))
     shown = {
         **numbers,
         "plots": _plots(kept, slots, numbers),
         "gallery": _gallery(kept, slots, media),
+        "pairs": numbers.get("pairs"),
+        "pairs_shown": pairs.shown(pair_scores, numbers, facts, lambda row: _shown(row, slots, media)),
         "repeats": _repeats(numbers["duplicates"], facts, slots, media),
         "config": _identity(config),
     }
