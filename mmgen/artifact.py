@@ -6,6 +6,7 @@ The fingerprint holds identity only; machine, time, commit and library versions 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -385,17 +386,14 @@ class Draft:
 
 
 def lineage(store: Store, artifact: Artifact) -> dict[str, Artifact]:
-    """All artifacts that `artifact` was made from, by reference, nearest first. Missing ones are left out, and advice:
-    it comes from models of earlier versions."""
+    """All that `artifact` was made from, by reference, nearest first; without advice, and what is missing."""
     found: dict[str, Artifact] = {}
     waiting = [artifact]
     while waiting:
         for role, link in waiting.pop(0).inputs.items():
             if role in ADVICE or link.ref in found:
                 continue
-            try:
+            with contextlib.suppress(UnknownReference):
                 found[link.ref] = load_link(store, link)
-            except UnknownReference:
-                continue
-            waiting.append(found[link.ref])
+                waiting.append(found[link.ref])
     return found

@@ -5,8 +5,8 @@ A threshold per pair of slots, from the data's own pairs and the same pairs shuf
 1. An outlier: below the lower quartile of the similarities by `fence_iqr` interquartile ranges (Tukey, "Exploratory
    data analysis", 1977: 3 is his outer fence). Quartiles stand still until a quarter of the pairs is wrong.
 2. As unlike as what is known to be wrong: shuffled pairs beyond that fence. Those within it match by accident (captions
-   repeat) and are left out. At most the share `wrong_below` of them lies below the threshold, so a pair that is
-   merely odd, more alike than the wrong ones, is let be.
+   repeat) and are left out. The threshold lies the share `toward_wrong` of the way from the fence to their median, so a
+   pair that is merely odd, more alike than wrong ones are, is let be.
 
 A model whose fence lies beyond half of the shuffled pairs cannot tell true from wrong: there is no threshold then. A
 row is flagged only if all pairs of one of its slots are below their thresholds: of three slots, two agree and one is
@@ -81,7 +81,7 @@ def thresholds(scores: pl.DataFrame, settings: PairsConfig) -> list[Threshold]:
         wrong = shuffled.filter(shuffled < fence)
         share = len(wrong) / len(shuffled) if len(shuffled) else 0.0
         tells = part.height >= LEAST and share >= TELLS
-        below = float(wrong.quantile(settings.wrong_below, "linear") or 0.0) if tells else None
+        below = fence + settings.toward_wrong * (float(wrong.median()) - fence) if tells else None  # type: ignore[arg-type]
         found.append(Threshold(str(given), str(other), part.height, median, fence, share, below))
     return sorted(found, key=lambda each: (each.given, each.other))
 

@@ -161,10 +161,10 @@ def _with_better(table: pl.DataFrame, batches: Sequence[Rows], slots: Sequence[s
 
 
 def _lows(table: pl.DataFrame) -> dict[tuple[str, str], float]:
-    """Pair of slots → the least similarity of ordinary pairs: Tukey's inner fence."""
-    low, high = pl.col("similarity").quantile(0.25), pl.col("similarity").quantile(0.75)
-    fences = table.group_by("given", "other").agg(low=low - 1.5 * (high - low))
-    return {(given, other): low for given, other, low in fences.select("given", "other", "low").iter_rows()}
+    """Pair of slots → the similarity from which a pair counts as one that fits: halfway between all and shuffled."""
+    halfway = (pl.col("similarity").median() + pl.col("shuffled").median()) / 2
+    middles = table.group_by("given", "other").agg(low=halfway)
+    return {(given, other): low for given, other, low in middles.iter_rows()}
 
 
 def _better(
@@ -172,7 +172,7 @@ def _better(
 ) -> list[tuple[str, str, str, float]]:
     """(given, other, key, similarity) for each pair of the odd slot: the sample that the two could have swapped with.
 
-    The odd slot fits that one's other slots as ordinary pairs do; among such, the one whose own slot fits best here.
+    The odd slot fits that one's other slots; among such, the one with which an exchange gains most in similarity.
     """
     pairs = [(min(odd, slot), max(odd, slot), slot) for slot in slots
              if slot != odd and not np.isnan(some.e_PD[slot][place, 0])]  # fmt: skip
@@ -182,6 +182,7 @@ def _better(
     fits &= np.array([key != some.keys[place] for key in some.keys])
     if not fits.any():
         return []
-    total = sum(there[slot] + np.nan_to_num(back[slot], nan=0.0) for _, _, slot in pairs)
-    best = int(np.where(fits, total, -np.inf).argmax())
+    own = {slot: (some.e_PD[odd] * some.e_PD[slot]).sum(1) for _, _, slot in pairs}
+    gain = sum(there[slot] + np.nan_to_num(back[slot] - own[slot], nan=0.0) for _, _, slot in pairs)
+    best = int(np.where(fits, gain, -np.inf).argmax())
     return [(given, other, some.keys[best], float(np.clip(there[slot][best], -1, 1))) for given, other, slot in pairs]

@@ -48,8 +48,8 @@ class PairsConfig(Settings):
     #: how far below the lower quartile of all pairs' similarity, in interquartile ranges, a pair is an outlier: Tukey's
     #: outer fence
     fence_iqr: float = Field(3.0, ge=0)
-    #: share of the pairs known to be wrong (re-paired at random, beyond the fence) that lie below the threshold
-    wrong_below: float = Field(0.9, gt=0, le=1)
+    #: where the threshold lies: 0 at the fence, 1 at the median of pairs known to be wrong (shuffled ones beyond it)
+    toward_wrong: float = Field(0.3, ge=0, le=1)
 
 
 class ValidateConfig(Settings):
