@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,7 @@ def test_swapped_captions_are_flagged_and_name_each_other(line: tuple[Path, Runt
     page = runtime.store.read(verdicts.file("report").path).decode()
     assert "with image of &#39;s0011&#39;" in page
     assert catalog.unreferenced(runtime.store) == []
+    assert not any(outcome.ran for outcome in run(config_of(table), runtime).values())
 
 
 def test_nothing_runs_again_because_a_model_came(line: tuple[Path, Runtime, Lines]) -> None:
@@ -129,6 +132,28 @@ def test_a_damaged_model_is_said_and_counted_and_stops_nothing(line: tuple[Path,
     assert (failed.passed, failed.facts["unscored"]) == (False, ROWS)
     assert weights.path in twin(runtime.store, verdicts)["pairs"]["why"]
     assert flags(runtime.store, verdicts) == []
+
+
+def test_a_machine_without_torch_says_so_and_goes_on(line: tuple[Path, Runtime, Lines]) -> None:
+    table, runtime, _ = line
+    swap(table, SWAPPED)
+    code = f"""
+import sys
+sys.modules["torch"] = None
+from pathlib import Path
+from mmgen import steps
+from mmgen.config import build
+from mmgen.runtime import Runtime
+from mmgen.store import Store
+config = build({config_of(table).to_json()!r})
+for outcome in steps.run(config, Runtime(Store({runtime.store.uri!r}), device="cpu"), steps.select(None, "shard")):
+    print(outcome.step, outcome.ran)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ended.stdout.split() == ["ingest", "True", "validate", "True", "shard", "True"], ended.stderr
+    verdicts = artifact.latest(runtime.store, "verdicts", "colours")
+    assert verdicts is not None
+    assert "torch" in twin(runtime.store, verdicts)["pairs"]["why"]
 
 
 def test_a_model_of_other_slots_does_not_score(line: tuple[Path, Runtime, Lines]) -> None:

@@ -10,10 +10,14 @@ import pytest
 
 from data_schemas.pairs import broken
 from mmgen.artifact import Artifact
+from mmgen.config import build
 from mmgen.features import SlotRows
+from mmgen.identity import config_part
 from mmgen.pairs import LEAST, PairScores, mismatched, thresholds
+from mmgen.report.pairs import numbers
 from mmgen.similarities import AMONG, Rows, compare
 from mmgen.validate_config import PairsConfig
+from mmgen.verdicts import QUARANTINE_SCHEMA
 
 SLOTS = ("audio", "image", "text")
 MODALITIES = {"audio": "audio", "image": "image", "text": "text"}
@@ -121,3 +125,21 @@ def test_a_broken_table_is_told() -> None:
     scores = table(vectors(40, 0.1))
     assert "similarity" in broken(scores.with_columns(similarity=pl.lit(1.5, pl.Float32)))
     assert broken(scores.with_columns(given=pl.lit("zebra")))
+
+
+def test_samples_of_one_slot_each_have_no_scores() -> None:
+    missing = {"audio": set(range(20, 60)), "image": {*range(20), *range(40, 60)}, "text": set(range(40))}
+    scores = table(vectors(60, 0.1), missing)
+    assert scores.height == 0
+    assert noted(scores) == {}
+    found = numbers(PairScores(ARTIFACT, scores), PairsConfig(), pl.DataFrame(schema=QUARANTINE_SCHEMA))["pairs"]
+    assert (found["slots"], found["worst"]) == ([], [])
+
+
+def test_settings_at_their_defaults_leave_older_verdicts_as_they_are() -> None:
+    source = {"kind": "table", "path": "x.csv", "text": "t", "image": "i"}
+    plain = build({"name": "a", "source": source})
+    assert "pairs" not in config_part("validate", plain)["validate"]
+    other = build({"name": "a", "source": source, "validate": {"pairs": {"fence_iqr": 2}}})
+    assert config_part("validate", other)["validate"]["pairs"]["fence_iqr"] == 2
+    assert config_part("ingest", other) == config_part("ingest", plain)
