@@ -72,14 +72,37 @@ def _one(batch: Rows, slot: str, place: int) -> np.ndarray:
 
 def compare(batches: Sequence[Rows], slots: Mapping[str, Modality]) -> pl.DataFrame:
     """The table of `data_schemas/pairs.py`, by row."""
-    parts = []
+    among = {}
     for given, other in itertools.combinations(sorted(slots), 2):
         drawn = _drawn(batches, given, other)
         if len(drawn) > 1:
-            among = Some.gather(batches, drawn, (given, other))
-            parts += [_similarities(rows, given, other, among) for rows in batches]
-    table = (pl.concat(parts) if parts else _similarities_schema()).sort("row", "given", "other")
-    return _with_better(_with_odd(table, slots), batches, sorted(slots))
+            among[given, other] = Some.gather(batches, drawn, (given, other))
+    parts = [_by_batch(rows, among) for rows in batches] or [_nothing()]
+    known = _known(parts)
+    # batch by batch and in place: a table of all rows is there once
+    for at, part in enumerate(parts):
+        parts[at] = _with_odd(part, known, slots)
+    better = _better_ones(parts, batches, sorted(slots), known)
+    for at, part in enumerate(parts):
+        parts[at] = part.drop("badness").join(better, on=["row", "given", "other"], how="left", maintain_order="left")
+    return pl.concat(parts, rechunk=False)
+
+
+def _by_batch(rows: Rows, among: Mapping[tuple[str, str], Some]) -> pl.DataFrame:
+    found = [_similarities(rows, given, other, some) for (given, other), some in among.items()]
+    return pl.concat([_nothing(), *found]).sort("row", "given", "other")
+
+
+def _known(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Per pair of slots: median and interquartile range (`spread`) of all similarities, and `low`, from which a pair is
+    one that fits: nearer to all pairs than to shuffled ones."""
+    whole = pl.concat([part.select("given", "other", "similarity", "shuffled") for part in parts])
+    own = pl.col("similarity")
+    return whole.group_by("given", "other").agg(
+        median=own.median(),
+        spread=pl.max_horizontal(own.quantile(0.75) - own.quantile(0.25), pl.lit(1e-6)),
+        low=0.75 * own.median() + 0.25 * pl.col("shuffled").median(),
+    )
 
 
 def _hash(key: str) -> bytes:
@@ -114,56 +137,53 @@ def _similarities(batch: Rows, given: str, other: str, among: Some) -> pl.DataFr
             "similarity": np.clip(own_N, -1, 1), "shuffled": np.clip(left_NP[each_N, pick_N], -1, 1),
             "outranked": above_N / (2 * others_NP.sum(1)), "among": others_NP.sum(1),
         },
-        schema=_similarities_schema().schema,
+        schema=_nothing().schema,
     )  # fmt: skip
 
 
-def _similarities_schema() -> pl.DataFrame:
+def _nothing() -> pl.DataFrame:
     return pl.DataFrame(schema={
         "row": pl.Int64, "key": pl.String, "given": pl.String, "other": pl.String, "similarity": pl.Float32,
         "shuffled": pl.Float32, "outranked": pl.Float32, "among": pl.Int32,
     })  # fmt: skip
 
 
-def _with_odd(table: pl.DataFrame, slots: Mapping[str, Modality]) -> pl.DataFrame:
+def _with_odd(part: pl.DataFrame, known: pl.DataFrame, slots: Mapping[str, Modality]) -> pl.DataFrame:
     """`odd`, and `badness`: how far, in interquartile ranges, that slot's pairs lie below the median on average.
 
     Of two slots either could be the odd one: it is the text, which is the one that is easily mistaken.
     """
-    spread = pl.col("similarity").quantile(0.75) - pl.col("similarity").quantile(0.25)
-    far = (pl.col("similarity").median() - pl.col("similarity")) / pl.max_horizontal(spread, pl.lit(1e-6))
-    known = table.with_columns(far=far.over("given", "other"))
-    each = pl.concat([known.select("row", pl.col(side).alias("odd"), "far") for side in ("given", "other")])
+    far = part.join(known, on=["given", "other"], how="left", maintain_order="left").with_columns(
+        far=(pl.col("median") - pl.col("similarity")) / pl.col("spread")
+    )
+    each = pl.concat([far.select("row", pl.col(side).alias("odd"), "far") for side in ("given", "other")])
     rank = {slot: modality != "text" for slot, modality in slots.items()}
     odd = (
         each.group_by("row", "odd").agg(badness=pl.col("far").mean())
         .with_columns(rank=pl.col("odd").replace_strict(rank, return_dtype=pl.Boolean))
         .sort("row", -pl.col("badness"), "rank", "odd").unique("row", keep="first", maintain_order=True)
     )  # fmt: skip
-    return table.join(odd.drop("rank"), on="row", how="left", maintain_order="left")
+    return part.join(odd.drop("rank"), on="row", how="left", maintain_order="left")
 
 
-def _with_better(table: pl.DataFrame, batches: Sequence[Rows], slots: Sequence[str]) -> pl.DataFrame:
-    """`better_key` and `better_similarity` of the worst samples' odd slots, instead of `badness`."""
-    worst = table.unique("row").sort(-pl.col("badness"), "row").head(SUSPECTS)
+def _better_ones(
+    parts: Sequence[pl.DataFrame], batches: Sequence[Rows], slots: Sequence[str], known: pl.DataFrame
+) -> pl.DataFrame:
+    """`better_key` and `better_similarity` by row and pair of slots: of the worst samples' odd slots."""
+    everyone = pl.concat([part.select("row", "odd", "badness").unique("row") for part in parts])
+    worst = everyone.sort(-pl.col("badness"), "row").head(SUSPECTS)
     suspects = worst["row"].to_numpy()
-    among = {(b, int(at)) for b, rows in enumerate(batches) for at in np.flatnonzero(np.isin(rows.rows_N, suspects))}
+    among = {(b, int(at)) for b, batch in enumerate(batches) for at in np.flatnonzero(np.isin(batch.rows_N, suspects))}
     # swapped samples are both among the worst; what else may fit is among those drawn
     some = Some.gather(batches, sorted(among | set(_drawn(batches))), slots)
     place_of = {int(row): place for place, row in enumerate(some.rows_P)}
-    lows, found = _lows(table), []
+    lows = {(given, other): low for given, other, low in known.select("given", "other", "low").iter_rows()}
+    found = []
     for row, odd in worst.select("row", "odd").iter_rows():
         found += [(row, *each) for each in _better(some, place_of[row], odd, slots, lows)]
     schema: Any = {"row": pl.Int64, "given": pl.String, "other": pl.String, "better_key": pl.String,
                    "better_similarity": pl.Float32}  # fmt: skip
-    better = pl.DataFrame(found, schema=schema, orient="row")
-    return table.drop("badness").join(better, on=["row", "given", "other"], how="left", maintain_order="left")
-
-
-def _lows(table: pl.DataFrame) -> dict[tuple[str, str], float]:
-    """Pair of slots → the similarity from which a pair is one that fits: nearer to all pairs than to shuffled ones."""
-    near = 0.75 * pl.col("similarity").median() + 0.25 * pl.col("shuffled").median()
-    return {(given, other): low for given, other, low in table.group_by("given", "other").agg(near).iter_rows()}
+    return pl.DataFrame(found, schema=schema, orient="row")
 
 
 def _better(
