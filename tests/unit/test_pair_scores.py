@@ -58,6 +58,7 @@ def test_swapped_captions_are_flagged_and_name_each_other(line: tuple[Path, Runt
     assert {(row["slot"], row["severity"]) for row in found} == {("text", "flag")}
     assert verdicts.facts["counts"]["kept"] == ROWS, "a flag keeps its row"
     assert verdicts.inputs["pair_scores"].ref == scored(runtime.store)[0].ref
+    assert set(artifact.lineage(runtime.store, verdicts)) == {verdicts.inputs["staging"].ref}
     assert any("200 of 200 samples scored by model:colours-fusion@1" in said for said in lines.said)
     pairs = twin(runtime.store, verdicts)["pairs"]
     assert (pairs["flagged"], len(pairs["worst"])) == (10, 12)
