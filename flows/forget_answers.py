@@ -69,7 +69,7 @@ def _only_name(store: Store) -> str:
 
 
 def _holding(holders: Holders) -> list[artifact.Artifact]:
-    return [*holders.datasets, *holders.features, *holders.evalsets]
+    return [*holders.pairs, *holders.datasets, *holders.features, *holders.evalsets]
 
 
 def _in_mlflow(store: Store, name: str, holders: Holders) -> list[str]:

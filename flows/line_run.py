@@ -147,7 +147,8 @@ def perform_step(name: str, config: dict[str, Any], store: str, options: Options
     found = {maker: load_ref(runtime.store, ref) for maker, ref in made.items() if maker in step.inputs.values()}
     inputs = steps.gather(step, settings, runtime, found)
     lease = _lease.get()
-    if name in ON_DEVICE and runtime.device != "cpu" and lease is not None:
+    computes = name in ON_DEVICE or bool(steps.advisers(step, settings, runtime))
+    if computes and runtime.device != "cpu" and lease is not None:
         decision = steps.decide(step, settings, inputs, runtime)
         if decision.run or decision.check:
             lease.take(runtime.progress.say)

@@ -6,6 +6,7 @@ The fingerprint holds identity only; machine, time, commit and library versions 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -21,9 +22,11 @@ FORMAT = 1
 READABLE_FORMATS = (1,)
 
 Kind = Literal[
-    "staging", "verdicts", "dataset", "codecs", "features", "model", "judges", "evalset", "scores", "promotion"
+    "staging", "pairs", "verdicts", "dataset", "codecs", "features", "model", "judges", "evalset", "scores", "promotion"
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+#: roles of inputs that are recorded but are no part of what an artifact is, as `base` is none (law 5)
+ADVICE = frozenset({"pair_scores"})
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _REFERENCE = re.compile(r"(?:(?P<kind>[a-z]+):)?(?P<name>[^@:/]+)(?:@(?P<at>[A-Za-z0-9._-]+))?")
@@ -181,7 +184,7 @@ def kind_folder(kind: Kind, name: str) -> str:
             return f"datasets/{name}/versions"
         case "model":
             return f"models/{name}/versions"
-        case "codecs" | "features" | "judges" | "scores":
+        case "pairs" | "codecs" | "features" | "judges" | "scores":
             return f"{kind}/{name}/versions"
 
 
@@ -385,17 +388,13 @@ class Draft:
 
 
 def lineage(store: Store, artifact: Artifact) -> dict[str, Artifact]:
-    """All artifacts that `artifact` was made from, by reference, nearest first. Missing ones are left out."""
-    found: dict[str, Artifact] = {}
-    waiting = list(artifact.inputs.values())
+    """All that `artifact` was made from, by reference, nearest first; without advice, and what is missing."""
+    found, waiting = dict[str, Artifact](), [artifact]
     while waiting:
-        link = waiting.pop(0)
-        if link.ref in found:
-            continue
-        try:
-            parent = load_link(store, link)
-        except UnknownReference:
-            continue
-        found[link.ref] = parent
-        waiting.extend(parent.inputs.values())
+        for role, link in waiting.pop(0).inputs.items():
+            if role in ADVICE or link.ref in found:
+                continue
+            with contextlib.suppress(UnknownReference):
+                found[link.ref] = load_link(store, link)
+                waiting.append(found[link.ref])
     return found

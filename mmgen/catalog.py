@@ -14,7 +14,7 @@ from mmgen.tombstones import is_tombstone
 
 # the folders that hold artifacts; everything else in a store (runs, caches, databases) is not ours to judge
 ARTIFACT_FOLDERS = (
-    "staging", "datasets", "features", "codecs", "models", "judges", "evalsets", "scores", "promotions",
+    "staging", "pairs", "datasets", "features", "codecs", "models", "judges", "evalsets", "scores", "promotions",
 )  # fmt: skip
 
 

@@ -10,11 +10,11 @@ import polars as pl
 
 from mmgen import artifact
 from mmgen.artifact import Artifact
+from mmgen.decision import split_rank
 from mmgen.errors import IntegrityError
 from mmgen.store import Store
 from mmgen.tables import read_parquet
 from mmgen.tombstones import purged
-from mmgen.verdicts import split_rank
 
 SHOWN = 20
 COUNTS = ("inputs", "kept", "quarantined", "dropped")

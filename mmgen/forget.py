@@ -14,6 +14,7 @@ import polars as pl
 from mmgen import artifact, catalog, tombstones
 from mmgen.artifact import Artifact, Draft, fingerprint
 from mmgen.dataset import Dataset
+from mmgen.decision import split_rank
 from mmgen.errors import UnknownReference, UserError, unknown_name
 from mmgen.forgotten import Ledger
 from mmgen.holders import Holders, find_holders
@@ -38,7 +39,6 @@ from mmgen.sources.digests import cache_path
 from mmgen.staging import FOLDER as BATCHES
 from mmgen.store import Store
 from mmgen.tars import member_suffix, safe_key
-from mmgen.verdicts import split_rank
 
 VERSION = 1
 
@@ -182,6 +182,9 @@ def _paths(store: Store, name: str, holders: Holders) -> set[str]:
     """Files that hold or show the keys: shards, features, verdicts, reports, staging, exams, cards, digests' cache."""
     media = (*holders.datasets, *holders.features, *holders.evalsets)
     paths = {entry.path for each in media for entry in each.files if entry.facts.get("digest") in holders.shards}
+    # embeddings of a batch, whatever named them, and the similarities of its rows
+    paths |= {path for path in store.walk("features") if path.rpartition("/")[2].split(".")[0] in holders.batches}
+    paths |= {entry.path for each in holders.pairs for entry in each.by_role("pairs")}
     # verdicts and reports name keys, show pictures and play sounds
     paths |= {entry.path for each in holders.verdicts for entry in each.files}
     paths |= {entry.path for each in holders.evalsets for entry in each.by_role("keys")}

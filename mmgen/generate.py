@@ -23,9 +23,10 @@ from mmgen.codec_set import CodecSet
 from mmgen.errors import ConfigError, IntegrityError, UnknownReference, unknown_name
 from mmgen.maker import Maker, load_network, new_fusion, new_generator
 from mmgen.preprocess.text import TextPreprocess
-from mmgen.store import Store, read_uri
+from mmgen.store import Store
 from mmgen.training.loop import seed_of
 from mmgen.training.parallel import pick_device
+from mmgen.uris import read_uri
 
 FORMAT = 1
 CONFIG = "config.json"

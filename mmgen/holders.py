@@ -25,6 +25,7 @@ class Holders:
     found: frozenset[str]
     shards: frozenset[str]
     batches: frozenset[str]
+    pairs: tuple[Artifact, ...]
     datasets: tuple[Artifact, ...]
     verdicts: tuple[Artifact, ...]
     features: tuple[Artifact, ...]
@@ -47,6 +48,7 @@ def find_holders(store: Store, name: str, keys: Set[str]) -> Holders:
     everything = catalog.everything(store)
     return Holders(
         frozenset(found), digests, batches,
+        tuple(each for each in artifact.history(store, "pairs", name) if _embeds(each, batches)),
         tuple(each for each in versions if _names(each, digests)),
         tuple(each for each in judged if tables[each.ref]),
         tuple(each for each in everything if each.kind == "features" and _names(each, digests)),
@@ -57,6 +59,11 @@ def find_holders(store: Store, name: str, keys: Set[str]) -> Holders:
 
 def _names(found: Artifact, digests: Set[str]) -> bool:
     return any(entry.facts.get("digest") in digests for entry in found.files)
+
+
+def _embeds(scores: Artifact, batches: Set[str]) -> bool:
+    """Whether pair scores are of a row of these batches: their table names the keys of all rows."""
+    return any(entry.facts["batch"] in batches for entry in scores.by_role("embeddings"))
 
 
 def _held(store: Store, keys: Set[str], entries: Iterable[FileEntry]) -> list[tuple[FileEntry, set[str]]]:

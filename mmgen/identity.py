@@ -14,8 +14,10 @@ from mmgen.artifact import Artifact, fingerprint
 from mmgen.config import Config
 from mmgen.errors import ConfigError
 from mmgen.modalities.config import ScanConfig
+from mmgen.reasons import REASONS
 from mmgen.sources.config import ClipConfig
 from mmgen.store import sha256_file
+from mmgen.validate_config import PairsConfig
 
 SCHEMA_VERSION = 1
 STEP_VERSIONS: dict[str, int] = {
@@ -64,10 +66,14 @@ def config_part(step: str, config: Config) -> dict[str, Any]:
                 "source": source,
                 "slots": columns,
                 "ingest": whole["ingest"],
-                "checks": whole["validate"]["checks"],
+                "checks": _read_by_ingest(whole["validate"]["checks"]),
             }
         case "validate":
-            return {"validate": whole["validate"], "slots": slots, "seed": config.seed}
+            rules = whole["validate"]
+            if config.validate_.pairs == PairsConfig():
+                # came later too, and what was judged without it is still that
+                rules = {key: value for key, value in rules.items() if key != "pairs"}
+            return {"validate": rules, "slots": slots, "seed": config.seed}
         case "shard":
             return {"shard": whole["shard"], "seed": config.seed}
         case "fit":
@@ -84,6 +90,12 @@ def config_part(step: str, config: Config) -> dict[str, Any]:
         case "register":
             return {"registry": whole["registry"]}
     raise KeyError(step)
+
+
+def _read_by_ingest(checks: dict[str, Any]) -> dict[str, Any]:
+    """The checks without the severity of what `validate` finds."""
+    severity = {code: effect for code, effect in checks["severity"].items() if REASONS[code].stage != "validate"}
+    return {**checks, "severity": severity}
 
 
 def weights_digest(slot: str, path: str | None) -> str | None:

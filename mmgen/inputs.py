@@ -88,6 +88,10 @@ class Inputs:
     def __len__(self) -> int:
         return len(self.row_N)
 
+    def slots_at(self, index: int) -> list[str]:
+        """The slots of an input that are present and not dropped."""
+        return [slot for slot, there in zip(self.slots, self.present_NS[index], strict=True) if there]
+
 
 def gather(chunks: Iterable[Chunk], slots: Mapping[str, Modality], config: ValidateConfig) -> Inputs:
     """Read all chunks, in the order of their rows, under the policies for bad slots and for what is held out.

@@ -114,6 +114,10 @@ REASONS: Mapping[str, Reason] = {
         ("validate.near_duplicates", "validate.near_radius_bits", "validate.near_confirm"),
     ),
     "same_media": Reason("validate", "flag", "the same media under other texts", ("validate.near_duplicates",)),
+    "mismatched_pair": Reason(
+        "validate", "flag", "slots that a fusion model finds as unlike as those of two samples",
+        ("validate.pairs.fence_iqr", "validate.pairs.toward_wrong"), tunable=True,
+    ),
     "bridges_splits": Reason("validate", "drop", "links samples of two splits"),
 }  # fmt: skip
 

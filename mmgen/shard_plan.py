@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from mmgen.decision import split_rank
 from mmgen.shard_config import ShardConfig
-from mmgen.verdicts import split_rank
 
 #: rows of base shards that are looked up at once, or a share of all where that is more: so many look-ups at most
 WAVE_ROWS, MOST_WAVES = 16_384, 64

@@ -22,6 +22,7 @@ import polars as pl
 from mmgen import artifact
 from mmgen.artifact import Artifact, Draft, FileEntry, Reference
 from mmgen.config import Config
+from mmgen.decision import check_counts, split_rank
 from mmgen.errors import IntegrityError, StoreError, UnknownReference
 from mmgen.forgotten import Ledger
 from mmgen.identity import STEP_VERSIONS, identity
@@ -35,7 +36,6 @@ from mmgen.shard_plan import BaseShard, Plan, plan
 from mmgen.staging import member_name
 from mmgen.store import Store
 from mmgen.tables import parquet, read_parquet
-from mmgen.verdicts import check_counts, split_rank
 
 #: what tasks that write shards read; a run that was killed leaves its own to `gc`
 PLANS = "staging/plans"

@@ -22,6 +22,20 @@ from mmgen.training.config import PinConfig
 
 
 @dataclass(frozen=True, slots=True)
+class Advice:
+    """An input outside a step's identity, as `base` is (law 5): made when the step runs anyway, if its needs are there.
+
+    role: among the step's inputs. needs: role → the step that makes it. make, excuse: "module:function", imported when
+    needed; excuse stands in where `make` fails, and says why.
+    """
+
+    role: str
+    needs: Mapping[str, str]
+    make: str
+    excuse: str
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One verb of the line.
 
@@ -36,13 +50,17 @@ class Step:
     suffix: str = ""
     #: function (config, artifact, inputs, runtime) → (good, reason): is a pinned one still good for new data?
     check: str | None = None
+    advice: Advice | None = None
 
 
+PAIR_SCORES = Advice(
+    "pair_scores", {"fusion": "train-fusion"}, "mmgen.pair_scores:score", "mmgen.pairs:unscored"
+)  # fmt: skip
 STEPS: dict[str, Step] = {
     step.name: step
     for step in (
         Step("ingest", "staging", {}, "mmgen.ingest:ingest"),
-        Step("validate", "verdicts", {"staging": "ingest"}, "mmgen.validate:validate"),
+        Step("validate", "verdicts", {"staging": "ingest"}, "mmgen.validate:validate", advice=PAIR_SCORES),
         Step("shard", "dataset", {"staging": "ingest", "verdicts": "validate"}, "mmgen.shards:shard"),
         Step("fit", "codecs", {"dataset": "shard"}, "mmgen.fit:fit", check="mmgen.fit:still_good"),
         Step("extract", "features", {"dataset": "shard", "codecs": "fit"}, "mmgen.extract:extract"),
@@ -251,13 +269,36 @@ def perform(step: Step, config: Config, inputs: Mapping[str, Artifact], runtime:
         return Outcome(step.name, kept, False, why, time.monotonic() - started)
     runtime.progress.say(f"{step.name}: {why}")
     try:
-        made: Artifact = _function(step.run)(config, inputs, runtime)
+        made: Artifact = _function(step.run)(config, {**inputs, **_advice(step, config, inputs, runtime)}, runtime)
     except FileNotFoundError as error:
         # what decided about this run has seen all of its inputs
         gone = error.filename or str(error)
         meanwhile = "another command (forget --purge, gc) deleted it meanwhile, or somebody by hand; run the line again"
         raise StoreError(f"{step.name}: {gone} is gone: {meanwhile}") from error
     return Outcome(step.name, made, True, why, time.monotonic() - started)
+
+
+def advisers(step: Step, config: Config, runtime: Runtime) -> dict[str, Artifact]:
+    """What a step's advice would be made with; nothing where some of it is not there yet."""
+    needs = step.advice.needs if step.advice else {}
+    found = {role: artifact.latest(runtime.store, STEPS[maker].makes, config.name + STEPS[maker].suffix)
+             for role, maker in needs.items()}  # fmt: skip
+    there = {role: made for role, made in found.items() if made is not None}
+    return there if len(there) == len(needs) else {}
+
+
+def _advice(step: Step, config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> dict[str, Artifact]:
+    """The step's advice, by role. Where it cannot be given that is recorded; the line goes on without it."""
+    needs = advisers(step, config, runtime)
+    if step.advice is None or not needs:
+        return {}
+    given = {**inputs, **needs}
+    try:
+        made = _function(step.advice.make)(config, given, runtime)
+    except (UserError, GateError, ImportError, RuntimeError) as error:
+        # an image of the data steps has no torch; a device may have no memory left
+        made = _function(step.advice.excuse)(config.name, given, runtime, " ".join(str(error).split()))
+    return {step.advice.role: made}
 
 
 def run(config: Config, runtime: Runtime, names: tuple[str, ...] = NAMES) -> Iterator[Outcome]:

@@ -13,9 +13,10 @@ from typing import Any
 import polars as pl
 
 from data_schemas.facts import failures
-from mmgen import artifact
+from mmgen import artifact, pairs
 from mmgen.artifact import Artifact, Draft, fingerprint
 from mmgen.config import Config
+from mmgen.decision import Base, Decision, digest_words
 from mmgen.errors import GateError, IntegrityError, SourceError
 from mmgen.identity import identity
 from mmgen.inputs import Chunk, Inputs, gather
@@ -23,12 +24,13 @@ from mmgen.modalities.probing import Thumb
 from mmgen.modalities.table import MODALITIES
 from mmgen.records import Modality
 from mmgen.report import data_report
+from mmgen.report.pairs import numbers as pair_numbers
 from mmgen.runtime import Runtime, circumstance
 from mmgen.sources.unnamed import sentence
 from mmgen.staging import StagedMedia, each_batch
 from mmgen.store import Store
 from mmgen.tables import each_kept, parquet, parquet_of
-from mmgen.verdicts import Base, Decision, decide, digest_words
+from mmgen.verdicts import decide
 
 FAILURE_CAP = 1_000
 #: rows whose facts are read at once
@@ -38,19 +40,25 @@ CHUNK_ROWS = 8_192
 def validate(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> Artifact:
     """Judge every staged sample and commit `verdicts:<name>` into the dataset version that it allots.
 
-    inputs: {"staging"}. Raises GateError, after the commit, if the gate says no; IntegrityError if staging is broken.
+    inputs: {"staging"}, and as advice outside the identity {"pair_scores"}. Raises GateError, after the commit, if the
+    gate says no; IntegrityError if staging is broken.
     """
-    store, known = runtime.store, identity("validate", config, inputs)
+    store, known = runtime.store, identity("validate", config, {"staging": inputs["staging"]})
+    advice = inputs.get("pair_scores")
+    scores = pairs.read(advice, runtime) if advice else None
     slots = {name: slot.modality for name, slot in config.slots.items()}
     staging = inputs["staging"]
     before = None if runtime.rebuild else artifact.latest(store, "dataset", config.name, passed=True)
     with runtime.progress.bar("validate", staging.facts["inputs"]) as bar, StagedMedia(store, staging) as media:
-        decision = _decide(config, staging, media, before, runtime)
+        decision = _decide(config, staging, media, before, scores, runtime)
         if not runtime.rebuild and (meanwhile := _made_meanwhile(runtime, config.name, known.fingerprint)):
             runtime.progress.say(f"validate: another run was faster and committed {meanwhile.ref}, the same verdicts")
             return _passed(meanwhile, store)
         facts = (facts for facts, _ in each_batch(store, staging))
-        counted = data_report.count(config, decision.verdicts, facts, each_kept(store, before) if before else ())
+        counted = data_report.count(
+            config, decision.verdicts, facts, each_kept(store, before) if before else (),
+            pair_numbers(scores, config.validate_.pairs, decision.quarantine),
+        )  # fmt: skip
         if config.validate_.gate.max_drift is not None:
             said = _drifted(counted.shifts, config.validate_.gate.max_drift)
             decision = replace(decision, gate=(*decision.gate, *said))
@@ -59,7 +67,7 @@ def validate(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -
         draft = Draft(store, "verdicts", config.name, known.fingerprint, work=work)
         page, twin = data_report.build(
             config, decision, counted, staging, media,
-            version=draft.version, fingerprint=known.fingerprint, before=before,
+            version=draft.version, fingerprint=known.fingerprint, before=before, pair_scores=scores,
         )  # fmt: skip
         bar.advance(staging.facts["inputs"])
     runtime.progress.say(_summary(decision))
@@ -91,13 +99,16 @@ def _passed(made: Artifact, store: Store) -> Artifact:
 
 
 def _decide(
-    config: Config, staging: Artifact, media: StagedMedia, before: Artifact | None, runtime: Runtime
-) -> Decision:
+    config: Config, staging: Artifact, media: StagedMedia, before: Artifact | None, scores: pairs.PairScores | None,
+    runtime: Runtime,
+) -> Decision:  # fmt: skip
     """The verdicts. Raises IntegrityError if the facts are broken all over, or an input is lost (law 6)."""
-    slots = {name: slot.modality for name, slot in config.slots.items()}
-    inputs = gather(_chunks(runtime.store, staging, slots), slots, config.validate_)
-    base = _base(runtime.store, before)
-    decision = decide(inputs, config.validate_, seed=config.seed, base=base, thumbnails=_Thumbnails(media, inputs))
+    slots, rules = {name: slot.modality for name, slot in config.slots.items()}, config.validate_
+    inputs = gather(_chunks(runtime.store, staging, slots), slots, rules)
+    decision = decide(
+        inputs, rules, seed=config.seed, base=_base(runtime.store, before), thumbnails=_Thumbnails(media, inputs),
+        mismatched=pairs.mismatched(scores, rules.pairs, rules.checks.severity),
+    )  # fmt: skip
     ingested, judged = staging.facts["inputs"], decision.counts["inputs"]
     if ingested != judged:
         raise IntegrityError(f"{staging.ref}: {ingested} inputs were ingested, {judged} were judged; ingest again")

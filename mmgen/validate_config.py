@@ -47,6 +47,16 @@ class GateConfig(Settings):
         return shares
 
 
+class PairsConfig(Settings):
+    """When a sample's slots do not belong together, by the scores of a fusion model (see mmgen/pairs.py)."""
+
+    #: how far below the lower quartile of all pairs' similarity, in interquartile ranges, a pair is an outlier: Tukey's
+    #: outer fence
+    fence_iqr: float = Field(3.0, ge=0)
+    #: where the threshold lies: 0 at the fence, 1 at the median of pairs known to be wrong (shuffled ones beyond it)
+    toward_wrong: float = Field(0.3, ge=0, le=1)
+
+
 class ValidateConfig(Settings):
     """How facts become verdicts and splits."""
 
@@ -65,6 +75,8 @@ class ValidateConfig(Settings):
     )
     holdout: HoldoutConfig | None = None
     gate: GateConfig = GateConfig()
+    #: has an effect once a fusion model of this data set exists
+    pairs: PairsConfig = PairsConfig()
 
     @model_validator(mode="after")
     def _shares(self) -> ValidateConfig:

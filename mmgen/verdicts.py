@@ -7,74 +7,50 @@ All of it is done on columns, so that a million inputs fit where a thousand do.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from mmgen.decision import (
+    CHUNK_ROWS,
+    KEPT,
+    VERDICTS,
+    Base,
+    Decision,
+    check_counts,
+    digest_words,
+    hex_digests,
+    named,
+    split_rank,
+)
 from mmgen.duplicates import Thumbnails, find_duplicates
-from mmgen.errors import IntegrityError
 from mmgen.inputs import NOTE_SCHEMA, SETTLED_SCHEMA, Inputs, Int
-from mmgen.records import SPLIT_SPELLINGS
+from mmgen.records import SPLIT_SPELLINGS, Rejection
 from mmgen.splits import FEW_UNITS, SPLITS, Member, assign, by_hash
 from mmgen.validate_config import ValidateConfig
 
 Code = npt.NDArray[np.int8]
-#: verdicts that are written at once
-CHUNK_ROWS = 16_384
-VERDICTS = ("kept", "quarantined", "dropped")
-KEPT = 0
 #: how a sample repeats another, and the reason that says so
 REPEATS = {"exact": "duplicate", "near": "near_duplicate", "same_media": "same_media"}
-VERDICT_SCHEMA: dict[str, Any] = {
-    "row": pl.Int64, "key": pl.String, "verdict": pl.String, "reason": pl.String, "split": pl.String,
-    "exemplar": pl.String, "repeats": pl.String, "similarity": pl.Float64,
-    "dropped_slots": pl.List(pl.String), "digest": pl.String, "change": pl.String, "message": pl.String,
-}  # fmt: skip
-BASE_SCHEMA: dict[str, Any] = {"key": pl.String, "split": pl.String, "digest": pl.UInt64}
 
 
-@dataclass(frozen=True)
-class Base:
-    """What the base version kept: key, split and `digest_words` of each sample. Empty where there is no base."""
-
-    ref: str | None = None
-    rows: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=BASE_SCHEMA))
-
-
-@dataclass(frozen=True)
-class Decision:
-    """verdicts: VERDICT_SCHEMA without the digest, one row per input, few-valued columns as categories.
-
-    content_NB: the digests, for kept rows. quarantine: one row per rejection or flag. gate: why not, empty if it
-    passed.
-    """
-
-    verdicts: pl.DataFrame
-    content_NB: npt.NDArray[np.uint8]
-    quarantine: pl.DataFrame
-    counts: dict[str, int]
-    splits: dict[str, int]
-    gate: tuple[str, ...]
-
-    def chunks(self) -> Iterator[pl.DataFrame]:
-        """The verdicts as VERDICT_SCHEMA has them, piece by piece."""
-        kept = pl.col("verdict") == VERDICTS[KEPT]
-        for start in range(0, max(1, self.verdicts.height), CHUNK_ROWS):
-            piece = slice(start, start + CHUNK_ROWS)
-            table = self.verdicts[piece].with_columns(digest=_hex(self.content_NB[piece]))
-            table = table.with_columns(digest=pl.when(kept).then("digest"))
-            yield table.select(pl.col(name).cast(kind) for name, kind in VERDICT_SCHEMA.items())
-
-
-def decide(inputs: Inputs, config: ValidateConfig, *, seed: int, base: Base, thumbnails: Thumbnails) -> Decision:
-    """Verdicts over all inputs. thumbnails: of (index of the input, media slot)."""
+def decide(
+    inputs: Inputs,
+    config: ValidateConfig,
+    *,
+    seed: int,
+    base: Base,
+    thumbnails: Thumbnails,
+    mismatched: Sequence[Rejection] = (),
+) -> Decision:
+    """Verdicts over all inputs. thumbnails: of (index of the input, media slot). mismatched: what pair scores say."""
     judge = _Judge(inputs, config, seed, base)
     judge.apply_slots()
     judge.apply_rules()
+    judge.apply_pairs(mismatched)
     judge.apply_duplicates(thumbnails)
     judge.apply_splits()
     return judge.conclude()
@@ -111,7 +87,7 @@ class _Judge:
         self.kept_N = found["split"].fill_null(-1).to_numpy()
         for start in range(0, count, CHUNK_ROWS):
             piece = slice(start, start + CHUNK_ROWS)
-            now = digest_words(_hex(self.inputs.content_NB[piece]))
+            now = digest_words(hex_digests(self.inputs.content_NB[piece]))
             self.same_N[piece] = (found["digest"][piece] == now).fill_null(value=False).to_numpy()
 
     def _code(self, split: str) -> int:
@@ -123,14 +99,16 @@ class _Judge:
         """Indices of the rows that are still kept."""
         return np.flatnonzero(self.verdict_N == KEPT)
 
-    def note(self, found: Sequence[tuple[int, str]], reason: str, *, reject: bool) -> None:
-        """Say (index, message) of each; and reject it, if `reject`."""
+    def note(
+        self, found: Sequence[tuple[int, str]], reason: str, *, reject: bool, slots: Sequence[str | None] | None = None
+    ) -> None:
+        """Say (index, message) of each, or of a slot of each; and reject it, if `reject`."""
         if not found:
             return
         index = [each for each, _ in found]
         self.notes.append(pl.DataFrame({
             "row": self.inputs.row_N[index], "key": self.inputs.keys.gather(index), "stage": "validate",
-            "slot": pl.Series([None] * len(index), dtype=pl.String), "reason": reason,
+            "slot": pl.Series(slots or [None] * len(index), dtype=pl.String), "reason": reason,
             "severity": "reject" if reject else "flag",
             "message": pl.Series([said for _, said in found], dtype=pl.String),
         }, schema=NOTE_SCHEMA))  # fmt: skip
@@ -193,6 +171,19 @@ class _Judge:
             odd = np.flatnonzero((keys.str.len_bytes() != keys.str.len_chars()).to_numpy())
             piece[odd] = pl.Series([_folded(key) for key in keys.gather(odd)], dtype=pl.String).hash().to_numpy()
         return found
+
+    def apply_pairs(self, mismatched: Sequence[Rejection]) -> None:
+        """Note kept rows whose slots do not belong together."""
+        place = {int(self.inputs.row_N[at]): int(at) for at in self.kept()} if mismatched else {}
+        found = [
+            (place[each.row], each)
+            for each in mismatched
+            if each.row in place and each.slot in self.inputs.slots_at(place[each.row])
+        ]
+        for reject in (False, True):
+            mine = [(at, each) for at, each in found if (each.severity == "reject") == reject]
+            self.note([(at, each.message) for at, each in mine], "mismatched_pair", reject=reject,
+                      slots=[each.slot for _, each in mine])  # fmt: skip
 
     def apply_duplicates(self, thumbnails: Thumbnails) -> None:
         """Link what repeats an earlier sample, and let the policies drop or flag it."""
@@ -316,8 +307,8 @@ class _Judge:
         split_N = np.where(is_kept, self.split_N, -1)
         table = pl.DataFrame({
             "index": index, "row": self.inputs.row_N, "key": self.inputs.keys,
-            "verdict": _named(self.verdict_N, VERDICTS), "split": _named(split_N, self.splits),
-            "change": _named(change, ("new", "unchanged", "changed")),
+            "verdict": named(self.verdict_N, VERDICTS), "split": named(split_N, self.splits),
+            "change": named(change, ("new", "unchanged", "changed")),
         })  # fmt: skip
         for part in (settled.select("index", "reason", "message"), links, dropped):
             table = table.join(part, on="index", how="left", maintain_order="left")
@@ -371,31 +362,5 @@ class _Judge:
         return apart
 
 
-def _named(codes: npt.NDArray[Any], names: Sequence[str]) -> pl.Series:
-    """Names by code, as categories; null for −1."""
-    return pl.Series([*names, None], dtype=pl.Enum(names)).gather(np.where(codes < 0, len(names), codes))
-
-
-def _hex(content_NB: npt.NDArray[np.uint8]) -> pl.Series:
-    return pl.Series([bytes(each).hex() for each in content_NB], dtype=pl.String)
-
-
-def digest_words(digests: pl.Series) -> pl.Series:
-    """64 bits of each digest, to compare rows within one run."""
-    return digests.hash()
-
-
 def _folded(key: str) -> str:
     return unicodedata.normalize("NFC", key).casefold()
-
-
-def check_counts(counts: Mapping[str, int]) -> None:
-    """Law 6: inputs = kept + quarantined + dropped. Raises IntegrityError."""
-    made = counts["kept"] + counts["quarantined"] + counts["dropped"]
-    if counts["inputs"] != made:
-        raise IntegrityError(f"counts: {counts['inputs']} inputs, but kept + quarantined + dropped = {made}")
-
-
-def split_rank(split: str) -> tuple[int, str]:
-    """Order of splits in every table: train, validation, test, then others by name."""
-    return (SPLITS.index(split) if split in SPLITS else len(SPLITS), split)

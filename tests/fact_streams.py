@@ -12,7 +12,7 @@ import polars as pl
 
 from mmgen.artifact import Artifact, FileEntry
 from mmgen.config import Config, build
-from mmgen.verdicts import VERDICT_SCHEMA, Decision
+from mmgen.decision import VERDICT_SCHEMA, Decision
 from tests.data_sources import picture, sound
 
 SOURCE: Mapping[str, Any] = {

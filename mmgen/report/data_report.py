@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +20,8 @@ import polars as pl
 from mmgen.artifact import Artifact, canonical_json
 from mmgen.config import Config
 from mmgen.errors import IntegrityError
-from mmgen.report import page, plots, tables
+from mmgen.pairs import PairScores
+from mmgen.report import page, pairs, plots, tables
 from mmgen.report.gallery import Draw, Facts, Media, show
 from mmgen.report.sketches import MAX_NAMES, Sketch
 from mmgen.report.tally import Tally, columns, drift, gathered
@@ -31,7 +33,8 @@ LABELS_PLOTTED = 30
 CONFIG_CHARS = 200_000
 #: what galleries may take of the page's 10 MB
 ROOM = {"gallery": {"picture_bytes": 1_500_000, "sound_bytes": 4_000_000},
-        "clusters": {"picture_bytes": 800_000, "sound_bytes": 1_200_000}}  # fmt: skip
+        "clusters": {"picture_bytes": 800_000, "sound_bytes": 1_200_000},
+        "pairs": {"picture_bytes": 500_000, "sound_bytes": 1_000_000}}  # fmt: skip
 
 
 class Judged(Protocol):
@@ -59,6 +62,7 @@ class Counted:
     duplicates: dict[str, Any]
     clusters: list[list[int]]
     draw: Draw
+    pairs: dict[str, Any]
 
     @cached_property
     def shifts(self) -> list[dict[str, Any]]:
@@ -67,17 +71,23 @@ class Counted:
 
 
 def count(
-    config: Config, verdicts: pl.DataFrame, facts: Iterable[pl.DataFrame], before: Iterable[pl.DataFrame] = ()
+    config: Config,
+    verdicts: pl.DataFrame,
+    facts: Iterable[pl.DataFrame],
+    before: Iterable[pl.DataFrame] = (),
+    found: Mapping[str, Any] = MappingProxyType({}),
 ) -> Counted:
     """Read facts once, and the base version's once, in memory that does not grow with them.
 
     verdicts: of every input, in row order. facts: frames of staged facts, each in row order. before: frames of facts of
-    the base version's kept rows, with their split. Raises IntegrityError for facts of a row that was not judged.
+    the base version's kept rows, with their split. found: what
+    `pairs.numbers` tells. Raises IntegrityError for facts of a row that was not judged.
     """
     slots = {name: slot.modality for name, slot in config.slots.items()}
     repeats = tables.duplicates(verdicts)
     clusters = tables.cluster_rows(verdicts, repeats["clusters"][:CLUSTERS_SHOWN], MEMBERS_SHOWN)
-    draw = Draw(GALLERY, [row for each in clusters for row in each])
+    worst = [each["row"] for each in found.get("pairs", {}).get("worst", ())]
+    draw = Draw(GALLERY, [*worst, *(row for each in clusters for row in each)])
     now, then, done = Tally(slots), Tally(slots), tables.Preprocessing(config.slots)
     kept_N = (verdicts["verdict"] == "kept").to_numpy()
 
@@ -94,7 +104,7 @@ def count(
         done.add(kept)
     for chunk in gathered(_narrow(frame, columns(slots)) for frame in before):
         then.add(chunk)
-    return Counted(now, then, done, repeats, clusters, draw)
+    return Counted(now, then, done, repeats, clusters, draw, dict(found))
 
 
 def _narrow(frame: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
@@ -145,6 +155,7 @@ def build(
     version: int,
     fingerprint: str,
     before: Artifact | None,
+    pair_scores: PairScores | None = None,
 ) -> tuple[bytes, bytes]:
     """(page, JSON twin) of the version. Nothing of time or machine is in them: the same inputs give the same bytes."""
     slots, now = counted.now.slots, counted.now
@@ -177,6 +188,7 @@ def build(
         "changes": _changes(decision.verdicts, counted.before.n),
         "drift": counted.shifts,
         "slots": slots,
+        **counted.pairs,
     }
     twin = canonical_json(_finite(numbers))
     shown = {
@@ -185,6 +197,8 @@ def build(
         "plots": _plots(now, numbers),
         "gallery": show(_as_judged(counted.draw.drawn, decision.verdicts), slots, media, **ROOM["gallery"]),
         "repeats": _repeats(counted, decision.verdicts, media),
+        "pairs": counted.pairs.get("pairs"),
+        "pairs_shown": pairs.shown(pair_scores, counted.pairs, _worst_pairs(counted, decision.verdicts, media)),
         "config": page.shorten(json.dumps(_identity(config), indent=1, ensure_ascii=False), CONFIG_CHARS),
     }
     return page.render("data_report.html.j2", shown), twin
@@ -227,6 +241,14 @@ def _plots(now: Tally, numbers: Mapping[str, Any]) -> dict[str, Any]:
              for split in numbers["splits"]}
         )  # fmt: skip
     return found
+
+
+def _worst_pairs(counted: Counted, verdicts: pl.DataFrame, media: Media) -> dict[int, dict[str, Any]]:
+    """Row → the card of a sample whose slots fit least."""
+    found = [counted.draw.by_row[each["row"]] for each in counted.pairs.get("pairs", {}).get("worst", ())
+             if each["row"] in counted.draw.by_row]  # fmt: skip
+    cards = show(_as_judged(found, verdicts), counted.now.slots, media, **ROOM["pairs"])
+    return {row["row"]: card for row, card in zip(found, cards, strict=True)}
 
 
 def _repeats(counted: Counted, verdicts: pl.DataFrame, media: Media) -> list[list[dict[str, Any]]]:

@@ -20,8 +20,8 @@ from mmgen.records import MediaRef
 from mmgen.sources.config import SourceConfig
 from mmgen.sources.grouped import Grouping, Part, split_name
 from mmgen.sources.rows import Row, rejected
-from mmgen.store import list_uri, open_uri
 from mmgen.tars import scan
+from mmgen.uris import list_uri, open_uri
 
 # webdataset 1.0, tariterators.py: base_plus_ext and skip_meta
 _NAME = re.compile(r"(?P<stem>(?:.*/|)[^./]+)\.(?P<suffix>[^/]*)", re.DOTALL)

@@ -20,7 +20,7 @@ from mmgen.modalities import audio, image
 from mmgen.modalities.config import CheckConfig
 from mmgen.modalities.probing import Derived, Finding, Rule, findings
 from mmgen.records import Modality
-from mmgen.store import open_uri
+from mmgen.uris import open_uri
 
 if TYPE_CHECKING:
     from av import VideoFrame

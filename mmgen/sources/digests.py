@@ -23,18 +23,8 @@ from typing import Any
 
 from mmgen.errors import StoreError
 from mmgen.sources.fetching import Patience, patiently
-from mmgen.store import (
-    CHUNK_BYTES,
-    Store,
-    digest_uri,
-    read_uri,
-    read_uris,
-    sha256,
-    sha256_file,
-    stat_folder,
-    stat_uri,
-    stat_uris,
-)
+from mmgen.store import CHUNK_BYTES, Store, sha256, sha256_file
+from mmgen.uris import digest_uri, read_uri, read_uris, stat_folder, stat_uri, stat_uris
 
 #: objects of a remote source that are looked up at once
 CONNECTIONS = 16

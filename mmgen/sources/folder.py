@@ -20,7 +20,7 @@ from mmgen.sources.config import SourceConfig
 from mmgen.sources.grouped import Grouping, Part, split_name
 from mmgen.sources.rows import Refused, Roots, Row
 from mmgen.sources.unnamed import Unnamed
-from mmgen.store import read_uri, walk_uri
+from mmgen.uris import read_uri, walk_uri
 
 FOLDER_NAMES = frozenset(("image", "images", "img", "audio", "audios", "wav", "wavs", "text", "texts", "captions"))
 

@@ -17,8 +17,9 @@ from mmgen.records import Modality
 from mmgen.sources.clips import read_cuts
 from mmgen.sources.digests import CONNECTIONS
 from mmgen.sources.fetching import Patience
-from mmgen.store import read_uri, sha256
+from mmgen.store import sha256
 from mmgen.tars import safe_key
+from mmgen.uris import read_uri
 
 
 @dataclass(frozen=True, slots=True)

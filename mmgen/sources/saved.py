@@ -11,7 +11,7 @@ from typing import Any
 from mmgen.errors import SourceError
 from mmgen.sources.config import SourceConfig
 from mmgen.sources.rows import Columns, Refused, Roots, Row, to_row
-from mmgen.store import open_uri, read_uri
+from mmgen.uris import open_uri, read_uri
 
 #: the column that a DatasetDict's splits fill, unless the configuration names one
 SPLIT = "__split__"

@@ -16,7 +16,7 @@ from mmgen.sources.rows import Columns, Source
 from mmgen.sources.saved import SavedSource
 from mmgen.sources.tabular import TableSource
 from mmgen.sources.video import VideoSource
-from mmgen.store import list_uri, stat_uri
+from mmgen.uris import list_uri, stat_uri
 
 
 def _table(config: SourceConfig, slots: Mapping[str, SlotConfig]) -> Source:

@@ -16,7 +16,7 @@ from typing import IO, Any
 from mmgen.errors import SourceError, unknown_name
 from mmgen.sources.config import SourceConfig
 from mmgen.sources.rows import Columns, Roots, Row, rejected, strict_json, to_row
-from mmgen.store import read_uri
+from mmgen.uris import read_uri
 
 #: cells longer than this are a broken quote rather than a text
 MAX_CELL_CHARS = 16 << 20

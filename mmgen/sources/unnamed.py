@@ -19,7 +19,7 @@ from mmgen.errors import StoreError
 from mmgen.modalities.config import SlotConfig
 from mmgen.sources.config import SourceConfig
 from mmgen.sources.grouped import EXTENSIONS
-from mmgen.store import walk_uri
+from mmgen.uris import walk_uri
 
 #: paths that are listed by name
 LISTED = 100

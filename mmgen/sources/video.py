@@ -19,7 +19,7 @@ from mmgen.sources.clips import HEAD_BYTES, Header, Unplayable, container_of, re
 from mmgen.sources.config import SourceConfig, frame_slots
 from mmgen.sources.grouped import EXTENSIONS, Grouping, Part
 from mmgen.sources.rows import Refused, Roots, Row, rejected
-from mmgen.store import list_uri, read_uri, stat_uri
+from mmgen.uris import list_uri, read_uri, stat_uri
 
 NAMES = frozenset((
     "mp4", "m4v", "mov", "3gp", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "m2ts", "mts", "flv", "ogv", "wmv", "asf",

@@ -11,17 +11,18 @@ from tests.guards.source import PACKAGES, imports, modules, parsed, where
 
 # mmgen from the ground up: a file imports only from rooms that stand before its own, or from its own room
 ORDER = (
-    "errors", "records", "reasons", "addresses", "store", "artifact", "tombstones", "runtime", "settings",
+    "errors", "records", "reasons", "addresses", "filesystems", "store", "uris", "artifact", "tombstones",
+    "runtime", "settings",
     # every room's config.py and those of single files stand here, whatever else their room may need
     "configs",
     "tables", "tars", "order", "modalities", "dataset", "sources", "duplicates",
     "identity", "catalog", "forgotten", "holders", "tracking", "promotions",
-    "report", "staging", "ingest", "splits", "inputs", "verdicts", "validate",
+    "pairs", "report", "staging", "ingest", "splits", "decision", "inputs", "verdicts", "validate",
     "shard_plan", "shard_facts", "shard_files", "shards", "forget", "diff", "trace", "layouts", "export",
     # the torch line
-    "preprocess", "features", "batches", "codecs", "encoders", "fusion", "generators", "training",
-    "codec_set", "embeddings", "extract", "maker", "generate", "evaluate", "fit_parts", "fit_judges", "evalset", "fit",
-    "train", "evaluate.step", "mlflow_client", "dataset_log", "served_model", "registry",
+    "preprocess", "features", "similarities", "batches", "codecs", "encoders", "fusion", "generators", "training",
+    "codec_set", "embeddings", "extract", "maker", "pair_scores", "generate", "evaluate", "fit_parts", "fit_judges",
+    "evalset", "fit", "train", "evaluate.step", "mlflow_client", "dataset_log", "served_model", "registry",
     # decides which of them runs, and imports the one that does
     "steps",
 )  # fmt: skip
@@ -33,7 +34,7 @@ DOORS = {
     "prefect": ("flows.",),
     "mlflow": ("mmgen.registry.", "mmgen.served_model.", "mmgen.mlflow_client.", "mmgen.dataset_log."),
     "webdataset": ("mmgen.tars.",),
-    "fsspec": ("mmgen.store.",),
+    "fsspec": ("mmgen.filesystems.",),
     "pickle": (),
     "dill": (),
     "cloudpickle": (),

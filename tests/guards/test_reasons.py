@@ -11,8 +11,8 @@ from mmgen.errors import ConfigError
 from mmgen.reasons import REASONS
 from tests.guards.source import modules, parsed
 
-ROOMS = ("mmgen.sources", "mmgen.modalities", "mmgen.ingest", "mmgen.staging", "mmgen.inputs", "mmgen.verdicts",
-         "mmgen.validate")  # fmt: skip
+ROOMS = ("mmgen.sources", "mmgen.modalities", "mmgen.ingest", "mmgen.staging", "mmgen.pairs", "mmgen.inputs",
+         "mmgen.verdicts", "mmgen.validate")  # fmt: skip
 #: function → the place of the reason among its arguments
 GIVERS = {"Finding": 0, "Rule": 0, "Bad": 0, "Rejection": 4, "rejected": 2, "note": 1, "settle": 1}
 

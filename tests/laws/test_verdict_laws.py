@@ -10,11 +10,12 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmgen.decision import BASE_SCHEMA, VERDICT_SCHEMA, Base
 from mmgen.inputs import NOTE_SCHEMA, Chunk, gather
 from mmgen.records import Rejection
 from mmgen.splits import SPLITS
 from mmgen.validate_config import ValidateConfig
-from mmgen.verdicts import BASE_SCHEMA, VERDICT_SCHEMA, Base, decide
+from mmgen.verdicts import decide
 
 SLOTS = {"text": "text", "image": "image"}
 ROW = st.fixed_dictionaries({

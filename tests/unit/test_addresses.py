@@ -15,7 +15,7 @@ from mmgen.addresses import hosts_of, is_public
 from mmgen.errors import AddressRefused, SourceError, StoreError
 from mmgen.ingest import ingest
 from mmgen.runtime import Runtime
-from mmgen.store import read_uri, stat_uri
+from mmgen.uris import read_uri, stat_uri
 from tests.data_sources import rejections_of
 from tests.unit.sources.media import png
 

@@ -17,9 +17,9 @@ import soundfile
 from PIL import Image
 
 from mmgen.config import Config, build
+from mmgen.decision import Decision
 from mmgen.errors import IntegrityError
 from mmgen.report import data_report
-from mmgen.verdicts import Decision
 from tests.fact_streams import SOURCE, Facts, Media, decided, staging
 
 BOUND = 10 << 20

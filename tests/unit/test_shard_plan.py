@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmgen import shard_plan
+from mmgen.decision import split_rank
 from mmgen.shard_config import ShardConfig
 from mmgen.shard_plan import BaseShard, Plan, plan
-from mmgen.verdicts import split_rank
 
 ROWS: dict[str, Any] = {"key": pl.String, "split": pl.String, "digest": pl.String, "size": pl.Int64}
 

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmgen.errors import StoreError
-from mmgen.store import Store, list_uri, read_uri, read_uris, sha256, sha256_file, stat_uri, stat_uris
+from mmgen.store import Store, sha256, sha256_file
+from mmgen.uris import list_uri, read_uri, read_uris, stat_uri, stat_uris
 
 
 def test_write_then_read_gives_the_same_bytes_and_replaces(tmp_path):

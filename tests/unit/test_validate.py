@@ -14,13 +14,13 @@ from PIL import Image
 from mmgen import verdicts
 from mmgen.artifact import Artifact, latest, load
 from mmgen.config import Config
+from mmgen.decision import check_counts
 from mmgen.errors import GateError, IntegrityError
 from mmgen.ingest import ingest
 from mmgen.runtime import Runtime
 from mmgen.shards import shard
 from mmgen.splits import Placement
 from mmgen.validate import validate
-from mmgen.verdicts import check_counts
 from tests.data_sources import Change, picture, sound, table_config, write_source
 
 Records = list[dict[str, str]]

@@ -84,7 +84,8 @@ def close(data: bytes, second: int) -> bool:
 def test_each_clip_has_the_frame_and_the_sound_of_its_time(container: str, tmp_path: Path) -> None:
     path = video(tmp_path / f"film.{container}", 4, **CONTAINERS[container])
     rate = CONTAINERS[container].get("rate_hz", 16_000)
-    assert read_header(str(path)).seconds == pytest.approx(4, abs=0.15)
+    # an MPEG program stream tells no length: FFmpeg estimates it from the rate of bytes
+    assert read_header(str(path)).seconds == pytest.approx(4, abs=0.5 if container == "mpg" else 0.15)
     for second in (2, 0, 3, 1):
         start, end = second * 1000, second * 1000 + 1000
         cut = read_cuts(str(path), {"image": ("image", start, end), "audio": ("audio", start, end)}, LIMITS)
