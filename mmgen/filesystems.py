@@ -35,13 +35,14 @@ def outside(what: str, uri: str) -> Iterator[None]:
         if isinstance(error.__cause__, _client_errors()):
             raise StoreError(f"could not {what} {uri}: {error.__cause__}") from error
         raise
+    except _client_errors() as error:
+        # some are OSErrors as well, and say more in full than as such
+        _raise_refused(what, uri, error)
+        raise StoreError(f"could not {what} {uri}: {' '.join(str(error).split())}") from error
     except OSError as error:
         _raise_refused(what, uri, error)
         reason = error.strerror or str(error)
         raise StoreError(f"could not {what} {uri}: {reason}") from error
-    except _client_errors() as error:
-        _raise_refused(what, uri, error)
-        raise StoreError(f"could not {what} {uri}: {' '.join(str(error).split())}") from error
 
 
 def _raise_refused(what: str, uri: str, error: BaseException) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator
 import polars as pl
 
 from mmgen.artifact import Artifact
-from mmgen.errors import IntegrityError
+from mmgen.errors import IntegrityError, StoreError
 from mmgen.store import Store
+from mmgen.tombstones import purged
 
 
 def parquet(table: pl.DataFrame) -> bytes:
@@ -42,12 +43,14 @@ def read_parquet(store: Store, path: str, columns: list[str] | None = None) -> p
 def each_kept(store: Store, dataset: Artifact, columns: list[str] | None = None) -> Iterator[pl.DataFrame]:
     """The facts of shard after shard of a dataset version, with the assigned `split` and the row's `digest`.
 
-    Raises IntegrityError if they cannot be read.
+    Raises IntegrityError if they cannot be read, StoreError if they are purged while this reads.
     """
     for entry in dataset.by_role("facts"):
         try:
             yield read_parquet(store, entry.path, columns)
         except (FileNotFoundError, pl.exceptions.PolarsError) as error:
+            if entry.path in purged(store, dataset):
+                raise StoreError(f"{dataset.ref}: samples of it were purged meanwhile; run the line again") from error
             said = "the splits of its keys are in facts that cannot be read; restore them, or build anew with --rebuild"
             raise IntegrityError(f"{dataset.ref}: {said}: {error}") from error
 

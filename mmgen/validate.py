@@ -51,9 +51,6 @@ def validate(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -
     before = None if runtime.rebuild else artifact.latest(store, "dataset", config.name, passed=True)
     with runtime.progress.bar("validate", staging.facts["inputs"]) as bar, StagedMedia(store, staging) as media:
         decision = _decide(config, staging, media, before, scores, runtime)
-        if not runtime.rebuild and (meanwhile := _made_meanwhile(runtime, config.name, known.fingerprint)):
-            runtime.progress.say(f"validate: another run was faster and committed {meanwhile.ref}, the same verdicts")
-            return _passed(meanwhile, store)
         facts = (facts for facts, _ in each_batch(store, staging))
         counted = data_report.count(
             config, decision.verdicts, facts, each_kept(store, before) if before else (),
@@ -65,6 +62,10 @@ def validate(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -
         # the report compares with the base, which the fingerprint does not hold
         work = fingerprint(verdicts=known.fingerprint, base=before.fingerprint if before else None)
         draft = Draft(store, "verdicts", config.name, known.fingerprint, work=work)
+        # after the claim: a run that commits from here on has the same number, or is seen by its own look
+        if not runtime.rebuild and (meanwhile := _made_meanwhile(runtime, config.name, known.fingerprint)):
+            runtime.progress.say(f"validate: another run was faster and committed {meanwhile.ref}, the same verdicts")
+            return _passed(meanwhile, store)
         page, twin = data_report.build(
             config, decision, counted, staging, media,
             version=draft.version, fingerprint=known.fingerprint, before=before, pair_scores=scores,

@@ -94,7 +94,7 @@ def decided(rows: int) -> Decision:
     )  # fmt: skip
     counts = {"inputs": rows, "kept": int(kept.sum()), "quarantined": int(bad.sum()), "dropped": int(copy.sum())}
     splits = {name: int((kept & (split == name)).sum()) for name in ("train", "validation", "test")}
-    return Decision(verdicts, quarantine, counts, splits, ())
+    return Decision(verdicts, np.zeros((rows, 32), np.uint8), quarantine, counts, splits, ())
 
 
 def staging(rows: int, batch: int = 512) -> Artifact:

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from mmgen.errors import SourceError, unknown_name
 from mmgen.sources.config import SourceConfig
+from mmgen.sources.fetching import Patience
 from mmgen.sources.rows import Columns, Roots, Row, rejected, strict_json, to_row
 from mmgen.uris import read_uri
 
@@ -129,7 +130,7 @@ class _Unpacked(io.RawIOBase):
 def _plain_opener(path: str) -> _Opener:
     try:
         if "://" in path:
-            data = read_uri(path)
+            data = Patience()(lambda: read_uri(path))
             return lambda: io.BytesIO(data)
         with open(path, "rb"):
             return lambda: open(path, "rb")

@@ -70,7 +70,7 @@ def test_a_plan_that_is_cut_is_named_and_made_again(tmp_path: Path) -> None:
 
     name = plan.rpartition("/")[2].removesuffix(".plan.tar")
     with pytest.raises(IntegrityError, match=r"plan\.tar: not a whole plan, it was deleted; run ingest again"):
-        stage(store.uri, name, {"text": "text"}, {})
+        stage(store.uri, name, {"text": "text"}, {}, {})
     assert [outcome.ran for outcome in steps.run(config, Runtime(store), ("ingest",))] == [True]
     assert broken(store) == []
 
