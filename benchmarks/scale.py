@@ -30,7 +30,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from benchmarks.environments import cpu_seconds, environment
+from benchmarks.environments import PEERS, cpu_seconds, environment
 from mmgen import config, steps
 from mmgen.runtime import Runtime
 from mmgen.store import Store
@@ -132,7 +132,7 @@ def measured(folder: Path) -> dict[str, float]:
 
 def measure(rows: int, media: Media, rounds: int, peer: Path) -> dict[str, float]:
     """The figures of one size."""
-    pythons = {"simplejpeg": environment(peer, "decoders.lock"), "pillow": Path(sys.executable)}
+    pythons = {"simplejpeg": environment(peer, PEERS / "decoders.lock"), "pillow": Path(sys.executable)}
     taken: dict[str, list[dict[str, float]]] = {name: [] for name in (*pythons, "first")}
     with tempfile.TemporaryDirectory(prefix="mmgen-scale-") as name:
         folder = Path(name)

@@ -43,7 +43,7 @@ def ingest(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> 
     checks, scan = config.validate_.checks.model_dump(mode="json"), config.source.scan.model_dump(mode="json")
     work = [(runtime.store.uri, name, slots, checks, scan) for name, _ in fresh]
     with runtime.progress.bar("ingest", rows := sum(rows for _, rows in fresh)) as bar:
-        runtime.map("ingest", stage, work, runtime.workers)
+        runtime.map("ingest", stage, work, runtime.workers_for("ingest", rows))
         bar.advance(rows)
     return _commit(config, inputs, runtime, look, fresh=len(fresh), lines=lines)
 

@@ -98,6 +98,10 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, 64 << 20)
 
 
+#: rows that one process stages, or writes into shards, in the time in which others start
+FEW_ROWS = {"ingest": 1_024, "shard": 2_048}
+
+
 @dataclass(frozen=True)
 class Runtime:
     """Store, workers, device, and how batches of work are mapped and progress is shown.
@@ -117,6 +121,10 @@ class Runtime:
     refit: bool = False
     rebuild: bool = False
     run: Mapping[str, str] = field(default_factory=dict)
+
+    def workers_for(self, step: str, rows: int) -> int:
+        """How many processes so many rows of a step are worth."""
+        return self.workers if rows > FEW_ROWS[step] else 1
 
 
 def circumstance(**more: Any) -> dict[str, Any]:

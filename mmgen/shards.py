@@ -211,7 +211,7 @@ def _write(
             store.write(paths[-1], parquet(table))
         work = [(store.uri, name, split, path, dict(slots)) for split, path in zip(made.splits, paths, strict=True)]
         with runtime.progress.bar("shard", len(made.shard_N)) as bar:
-            entries = runtime.map("shard", write_shard, work, runtime.workers)
+            entries = runtime.map("shard", write_shard, work, runtime.workers_for("shard", len(places_M)))
             bar.advance(len(made.shard_N))
     finally:
         # here and not by the task: one that is done a second time has to find it
