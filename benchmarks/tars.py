@@ -2,7 +2,8 @@
 
     make bench                      # or: python -m benchmarks.tars --samples 5000 --rounds 5 --json
 
-Ours hashes every member as it writes and checks every hash as it reads; webdataset does neither.
+Ours hashes every member as it writes and checks every hash as it reads; webdataset does neither. As limits stand beside
+them `tar`, which packs the same members from files, and `cp` of the whole tar: they look at no byte.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -60,6 +62,20 @@ def read_theirs(path: Path) -> int:
     return sum(len(row[suffix]) for row in web_dataset([path]) for suffix in ("png", "flac", "txt", "json"))
 
 
+def unpack(folder: Path, rows: list[dict[str, bytes]]) -> Path:
+    """The members as files, for `tar`."""
+    folder.mkdir()
+    for number, row in enumerate(rows):
+        for suffix, each in row.items():
+            (folder / f"{number:06d}.{suffix}").write_bytes(each)
+    return folder
+
+
+def run(*command: str) -> None:
+    """Run a program to its good end."""
+    subprocess.run(command, check=True)
+
+
 def timed(work: Callable[[], object]) -> float:
     """Seconds of one call."""
     started = time.perf_counter()
@@ -72,11 +88,15 @@ def measure(count: int, rounds: int) -> dict[str, float]:
     rows = samples(count)
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = Path(folder, "ours.tar"), Path(folder, "theirs.tar")
+        files, limits = unpack(Path(folder, "files"), rows), {"tar": list[float](), "cp": list[float]()}
+        packed, copied = str(Path(folder, "packed.tar")), str(Path(folder, "copied.tar"))
         pairs: dict[str, list[tuple[float, float]]] = {"write": [], "read": []}
         for _ in range(rounds):
             pairs["write"].append((timed(lambda: write_ours(ours, rows)), timed(lambda: write_theirs(theirs, rows))))
             pairs["read"].append((timed(lambda: read_ours(ours)), timed(lambda: read_theirs(theirs))))
-    found = {}
+            limits["tar"].append(timed(lambda: run("tar", "-cf", packed, "-C", str(files), ".")))
+            limits["cp"].append(timed(lambda: run("cp", str(ours), copied)))
+    found = {f"{name}_s": statistics.median(times) for name, times in limits.items()}
     for name, times in pairs.items():
         found[f"{name}_mmgen_s"] = statistics.median(mine for mine, _ in times)
         found[f"{name}_webdataset_s"] = statistics.median(other for _, other in times)
@@ -99,6 +119,7 @@ def main() -> None:
     for name in ("write", "read"):
         mine, other, ratio = (found[f"{name}_{part}"] for part in ("mmgen_s", "webdataset_s", "ratio"))
         print(f"{name:<6} mmgen {mine:7.3f} s   webdataset {other:7.3f} s   {ratio:.1f} times as fast")
+    print(f"limit  tar   {found['tar_s']:7.3f} s   cp         {found['cp_s']:7.3f} s")
 
 
 if __name__ == "__main__":
