@@ -289,6 +289,8 @@ def _repeats(counted: Counted, verdicts: pl.DataFrame, media: Media) -> list[lis
     """The largest clusters side by side: the exemplar, then what repeats it; texts are not compared."""
     slots = {slot: modality for slot, modality in counted.now.slots.items() if modality != "text"}
     found = counted.draw.by_row
-    rows = [[found[row] for row in each if row in found] for each in counted.clusters]
+    # the exemplar may be forgotten: what repeats it would still show what it was
+    whole = [each for each in counted.clusters if not each or each[0] in found]
+    rows = [[found[row] for row in each if row in found] for each in whole]
     shown = iter(show(_as_judged([row for each in rows for row in each], verdicts), slots, media, **ROOM["clusters"]))
     return [[next(shown) for _ in each] for each in rows]

@@ -102,9 +102,10 @@ def test_the_page_says_what_it_said_without_the_sample(store: Store, tmp_path: P
     assert list(now) == sorted({*was, "rendered_again"})
 
 
-def test_where_another_row_names_the_key_a_token_stands(store: Store) -> None:
-    token = forget.forget(store, "tiny", [KEY], purge=True)
-    assert token.rerendered
+def test_where_another_row_names_the_key_a_token_stands(store: Store, tmp_path: Path) -> None:
+    shown = str(page.picture((tmp_path / "source" / f"{ROW}.png").read_bytes())).encode()
+    forget.forget(store, "tiny", [KEY], purge=True)
+    assert not holding(store, KEY.encode(), b"words that nobody else says", shown)
     stands = Ledger.read(store, "tiny").token(KEY)
     table = read_parquet(store, "datasets/tiny/versions/1/verdicts.parquet")
     seventh, ninth = (table.row(by_predicate=pl.col("row") == row, named=True) for row in (ROW, 9))
