@@ -124,6 +124,25 @@ def test_the_others_are_traced_as_before_and_it_is_not(store: Store) -> None:
     assert not find_holders(store, "tiny", {KEY}).found
 
 
+def test_drift_is_told_as_it_was_and_every_version_is_made_again(store: Store, tmp_path: Path) -> None:
+    later = write_source(tmp_path / "source", ROWS + 10, change)
+    run(table_config(later, shard={"max_samples": 8}, ingest={"batch_rows": 10}), store)
+    second = "datasets/tiny/versions/2/report"
+    was = json.loads(store.read(f"{second}.json"))
+    assert was["drift"]
+    found = forget.forget(store, "tiny", [KEY], purge=True)
+    assert {HTML, f"{second}.html"} < set(found.rerendered)
+    now = json.loads(store.read(f"{second}.json"))
+    told = ("previous", "previous_fingerprint", "drift")
+    assert {name: now[name] for name in told} == {name: was[name] for name in told}
+    assert now["changes"]["unchanged"] == was["changes"]["unchanged"] - 1
+    assert now["changes"]["removed"] == was["changes"]["removed"]
+    opened = Page(store.read(f"{second}.html"))
+    assert opened.open == []
+    assert "Drift is as it was told before" in " ".join(opened.said.split())
+    assert not holding(store, KEY.encode())
+
+
 def test_verify_and_a_tombstone_tell_what_was_made_again(store: Store) -> None:
     found = forget.forget(store, "tiny", [KEY], purge=True)
     verdicts = artifact.load(store, "verdicts", "tiny", 1)
