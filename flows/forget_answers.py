@@ -21,9 +21,10 @@ SHOWN = 8
 def forgot(
     store: str, keys: Sequence[str], listed: Path | None, dataset: str | None, *, purge: bool, dry_run: bool
 ) -> dict[str, Any]:
-    """{"name", "keys", "base", "dataset", "shards", "held_by", "trained", "mlflow", "purged", "dry_run"}.
+    """{"name", "keys", "base", "dataset", "shards", "held_by", "trained", "mlflow", "purged", "rerendered", "dry_run"}.
 
-    dataset: the reference of the new version, None if none was needed. purged: files deleted. Raises ConfigError,
+    dataset: the reference of the new version, None if none was needed. purged: files deleted. rerendered:
+    paths of reports, cards and verdicts that were made again without the samples. Raises ConfigError,
     UnknownReference, and GateError if a purge meets a run that is going on.
     """
     opened, wanted = Store(store), frozenset([*keys, *_read(listed)])
@@ -31,7 +32,7 @@ def forgot(
         raise ConfigError("forget: wanted at least one KEY, or --list FILE; came none")
     name = dataset or _only_name(opened)
     if dry_run:
-        made = Forgotten(known_holders(opened, name, wanted, Ledger.read(opened, name)), None, None, ())
+        made = Forgotten(known_holders(opened, name, wanted, Ledger.read(opened, name)), None, None)
     else:
         if purge:
             refuse_while_running(opened, "forget --purge")
@@ -46,6 +47,7 @@ def forgot(
         "trained": [each.ref for each in made.holders.trained],
         "mlflow": _in_mlflow(opened, name, made.holders),
         "purged": len(made.purged),
+        "rerendered": list(made.rerendered),
         "dry_run": dry_run,
     }
 
@@ -101,10 +103,19 @@ def show_forgot(answer: dict[str, Any]) -> None:
         write("no new version: the newest good one has none of them")
     if answer["purged"]:
         write(f"{answer['purged']} files deleted; their versions say so (`mmgen verify`)")
-    else:
+    if answer["rerendered"]:
+        pages = [path.rpartition("/")[2] for path in answer["rerendered"]]
+        reports, cards = _count(pages, "report.html", "report"), _count(pages, "card.html", "card")
+        write(f"rendered again without them: {reports}, {cards}")
+    if not answer["purged"]:
         _list("bytes are still in", answer["held_by"], "; --purge deletes them")
     _list("learned from them", answer["trained"], "")
     _list("may be in MLflow, delete there", answer["mlflow"], "")
+
+
+def _count(pages: Sequence[str], name: str, word: str) -> str:
+    found = pages.count(name)
+    return f"{found} {word}" if found == 1 else f"{found} {word}s"
 
 
 def _list(title: str, names: Sequence[str], then: str) -> None:

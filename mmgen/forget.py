@@ -6,12 +6,12 @@ leaves these keys out, and the same command goes on where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import polars as pl
 
-from mmgen import artifact, catalog, tombstones
+from mmgen import artifact, catalog, rerender, tombstones
 from mmgen.artifact import Artifact, Draft, fingerprint
 from mmgen.dataset import Dataset
 from mmgen.decision import split_rank
@@ -19,6 +19,7 @@ from mmgen.errors import UnknownReference, UserError, unknown_name
 from mmgen.forgotten import Ledger
 from mmgen.holders import Holders, find_holders
 from mmgen.records import ShardInfo
+from mmgen.report.card import SHOWING
 from mmgen.runtime import circumstance
 from mmgen.shard_config import ShardConfig
 from mmgen.shard_facts import Facts, Part, in_tar
@@ -37,7 +38,7 @@ from mmgen.shards import (
 )
 from mmgen.sources.digests import cache_path
 from mmgen.staging import FOLDER as BATCHES
-from mmgen.store import Store
+from mmgen.store import Store, sha256
 from mmgen.tars import member_suffix, safe_key
 
 VERSION = 1
@@ -47,23 +48,24 @@ VERSION = 1
 class Forgotten:
     """What came of it. made: the new version, None if the newest good one held none of the keys.
 
-    purged: paths that were deleted.
+    purged: paths that were deleted. rerendered: paths of reports, cards and verdicts that were made again without them.
     """
 
     holders: Holders
     base: Artifact | None
     made: Artifact | None
-    purged: tuple[str, ...]
+    purged: tuple[str, ...] = ()
+    rerendered: tuple[str, ...] = ()
 
 
 def forget(store: Store, name: str, keys: Iterable[str], *, purge: bool = False) -> Forgotten:
-    """Forget `keys` of the data set `name`; `purge` also deletes what holds their bytes and names, in every version.
+    """Forget `keys` of the data set `name`; `purge` also deletes what holds their bytes and names, in every version,
+    and makes pages and tables that told of them again.
 
     Raises UnknownReference for a name or a key that the store does not know, UserError if nothing would be left.
     """
     wanted = frozenset(keys)
     ledger = Ledger.read(store, name)
-    finished = _finish_purge(store) if purge else []
     holders = known_holders(store, name, wanted, ledger)
     base = artifact.latest(store, "dataset", name, passed=True)
     held = base is not None and any(each.ref == base.ref for each in holders.datasets)
@@ -71,9 +73,8 @@ def forget(store: Store, name: str, keys: Iterable[str], *, purge: bool = False)
     rows = _left(store, base, wanted) if base is not None and held else None
     ledger = ledger.add(wanted)
     made = _version(store, base, rows, wanted, ledger) if base is not None and rows is not None else None
-    if purge:
-        finished += _purge(store, name, holders)
-    return Forgotten(holders, base, made, tuple(sorted(set(finished))))
+    gone, again = _purge(store, name, holders) if purge else ([], [])
+    return Forgotten(holders, base, made, tuple(gone), tuple(again))
 
 
 def known_holders(store: Store, name: str, keys: Set[str], ledger: Ledger) -> Holders:
@@ -167,18 +168,39 @@ def _facts(base: Artifact, rows: int, infos: Sequence[ShardInfo]) -> dict[str, o
 # ---------------------------------------------------------------- purge
 
 
-def _purge(store: Store, name: str, holders: Holders) -> list[str]:
-    """Delete what holds the keys. A tombstone beside each manifest that names it is put first."""
-    paths = _paths(store, name, holders)
+def _purge(store: Store, name: str, holders: Holders) -> tuple[list[str], list[str]]:
+    """Delete what holds the keys, and make again what only tells of them. Returns both lists of paths.
+
+    Tombstones that name it are put first. Pages are made before anything goes: they show what staging has of others.
+    """
+    ledger = Ledger.read(store, name)
+    reports = [each for each in holders.verdicts if rerender.can_report(store, each)]
+    examined = _examined(store, holders)
+    cards = [
+        (each, pages) for each in examined if each.kind == "promotion" and (pages := rerender.card_of(store, each))
+    ]
+    again = {entry.path for each in reports for entry in each.files} | {path for _, pages in cards for path in pages}
+    paths = _paths(store, name, holders, examined) - again
     for found in catalog.everything(store):
         if not paths.isdisjoint(entry.path for entry in found.files):
             tombstones.put(store, found, paths)
-    for path in paths:
+    for each in reports:
+        _replace(store, each, rerender.report(store, each, ledger))
+    for each, pages in cards:
+        _replace(store, each, pages)
+    gone = sorted({path for path in paths if store.exists(path)} | _left_behind(store))
+    for path in gone:
         store.delete(path)
-    return sorted(paths)
+    return gone, sorted(path for path in again if store.exists(path))
 
 
-def _paths(store: Store, name: str, holders: Holders) -> set[str]:
+def _replace(store: Store, found: Artifact, files: Mapping[str, bytes]) -> None:
+    tombstones.put(store, found, frozenset(), {path: sha256(data) for path, data in files.items()})
+    for path, data in files.items():
+        store.write(path, data)
+
+
+def _paths(store: Store, name: str, holders: Holders, examined: Iterable[Artifact]) -> set[str]:
     """Files that hold or show the keys: shards, features, verdicts, reports, staging, exams, cards, digests' cache."""
     media = (*holders.datasets, *holders.features, *holders.evalsets)
     paths = {entry.path for each in media for entry in each.files if entry.facts.get("digest") in holders.shards}
@@ -191,13 +213,20 @@ def _paths(store: Store, name: str, holders: Holders) -> set[str]:
     paths |= {path for path in store.walk(BATCHES) if path.rpartition("/")[2].split(".")[0] in holders.batches}
     # a run that was killed while it wrote shards leaves the facts that it wrote them from
     paths |= set(store.walk(f"{PLANS}/{name}"))
-    examined = {each.ref for each in holders.evalsets}
-    for judged in (*catalog.everything(store, "scores"), *catalog.everything(store, "promotion")):
-        # examples are made from samples of the exam, and cards show them
-        if examined and not examined.isdisjoint(_exams(store, judged)):
-            paths |= {entry.path for role in ("card", "card-json", "grid", "example") for entry in judged.by_role(role)}
+    # examples are made from samples of the exam, and cards show them
+    for role in ("card", "card-json", *SHOWING):
+        paths |= {entry.path for judged in examined for entry in judged.by_role(role)}
     cache = cache_path(name)
     return paths | ({cache} if store.exists(cache) else set())
+
+
+def _examined(store: Store, holders: Holders) -> list[Artifact]:
+    """Scores and promotions that go back to one of the holders' evaluation sets."""
+    exams = {each.ref for each in holders.evalsets}
+    if not exams:
+        return []
+    judged = (*catalog.everything(store, "scores"), *catalog.everything(store, "promotion"))
+    return [each for each in judged if not exams.isdisjoint(_exams(store, each))]
 
 
 def _exams(store: Store, judged: Artifact) -> set[str]:
@@ -206,10 +235,14 @@ def _exams(store: Store, judged: Artifact) -> set[str]:
     return {str(each.facts["evalset"]) for each in before.values() if each.kind == "codecs"} | set(before)
 
 
-def _finish_purge(store: Store) -> list[str]:
-    """Delete what tombstones name and a purge that died left."""
-    left = {path for found in catalog.everything(store) for path in tombstones.purged(store, found)
-            if not path.startswith("cache/") and store.exists(path)}  # fmt: skip
-    for path in left:
-        store.delete(path)
-    return sorted(left)
+def _left_behind(store: Store) -> set[str]:
+    """What tombstones name and a purge that died left: to be deleted, or to be made again and not as it was to be."""
+    left: set[str] = set()
+    for found in catalog.everything(store):
+        again = tombstones.rerendered(store, found)
+        for path in tombstones.purged(store, found):
+            if path.startswith("cache/") or not store.exists(path):
+                continue
+            if path not in again or sha256(store.read(path)) != again[path]:
+                left.add(path)
+    return left

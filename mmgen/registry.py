@@ -27,7 +27,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from mmgen import artifact as artifacts
-from mmgen import generate, promotions
+from mmgen import generate, promotions, tombstones
 from mmgen.artifact import Artifact, Draft, FileEntry
 from mmgen.config import Config
 from mmgen.identity import identity
@@ -213,7 +213,9 @@ def _flat(value: Any, path: str = "") -> dict[str, str]:
 def _pages(store: Store, line: _Line, folder: Path) -> Path:
     """A folder of what people read of a run: the data report, the card, the table of scores, the sample grids."""
     entries = [entry for entry in line.files if entry.role in ("card", "card-json")]
-    entries += [entry for role in (TEST, HELD_OUT, "grid") for entry in line.parts["scores"].by_role(role)]
+    scores = line.parts["scores"]
+    gone = tombstones.purged(store, scores)
+    entries += [entry for role in (TEST, HELD_OUT, "grid") for entry in scores.by_role(role) if entry.path not in gone]
     wanted = {Path(entry.path).name: entry.path for entry in entries}
     if "dataset" in line.parts:
         report = f"{line.parts['dataset'].folder}/report.html"

@@ -36,6 +36,7 @@ from mmgen.shard_plan import BaseShard, Plan, plan
 from mmgen.staging import member_name
 from mmgen.store import Store
 from mmgen.tables import parquet, read_parquet
+from mmgen.tombstones import purged
 
 #: what tasks that write shards read; a run that was killed leaves its own to `gc`
 PLANS = "staging/plans"
@@ -156,13 +157,15 @@ def _load_base(store: Store, verdicts: Artifact, part: Mapping[str, Any]) -> Art
 def base_shards(store: Store, base: Artifact) -> Iterator[BaseShard]:
     """The base version's shards. One with a damaged file is written anew, in the same place.
 
-    Raises IntegrityError if its facts cannot be read.
+    Raises IntegrityError if its facts cannot be read, StoreError if they are purged while this reads.
     """
     files = by_digest(base)
     for entry in base.by_role("facts"):
         try:
             table = read_parquet(store, entry.path, ["key", "digest"])
         except (FileNotFoundError, pl.exceptions.PolarsError) as error:
+            if entry.path in purged(store, base):
+                raise StoreError(f"{base.ref}: samples of it were purged meanwhile; run the line again") from error
             said = f"a table of {base.ref} that cannot be read; restore it, or build anew with --rebuild"
             raise IntegrityError(f"{entry.path}: {said}: {error}") from error
         whole = all(store.size(each.path) == each.size for each in files[entry.facts["digest"]].values())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -23,6 +23,8 @@ from mmgen.store import Store
 
 FORMAT = 1
 _HEADLINE = ("mean_coherence", "joint_coherence", "mean_retrieval")
+#: roles of files of scores that show samples of the exam
+SHOWING = ("grid", "example")
 #: embedded media beyond this is left out and counted, so that the page stays openable
 MAX_MEDIA_BYTES = 12 << 20
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".wav": "audio/wav", ".flac": "audio/flac"}
@@ -92,11 +94,12 @@ def _lineage(parts: Mapping[str, Artifact]) -> list[dict[str, str]]:
 
 
 def render(
-    store: Store, parts: Mapping[str, Artifact], *, name: str, alias: str | None, why: str
+    store: Store, parts: Mapping[str, Artifact], *, name: str, alias: str | None, why: str, purged: bool = False
 ) -> tuple[bytes, bytes]:
     """(HTML page, JSON twin) of the model `parts["generator"]`; roles codecs, fusion, generator, scores, maybe dataset.
 
-    alias: what it was promoted to, None if it was not; why: the reason.
+    alias: what it was promoted to, None if it was not; why: the reason. purged: samples of its exam were forgotten, so
+    that nothing is shown of it but the scores.
     """
     model, scores = parts["generator"], parts["scores"]
     rows, held_out = read_scores(store, scores), read_scores(store, scores, HELD_OUT)
@@ -125,6 +128,9 @@ def render(
         "settings": settings(parts),
         "curves": {role: [curve.name for curve in found] for role, found in curves.items() if found},
     }
+    if purged:
+        twin["samples"] = "purged"
+        scores = replace(scores, files=tuple(each for each in scores.files if each.role not in SHOWING))
     media = _Media(store)
     order = {slot: place for place, slot in enumerate(slots)}
     sheets = sorted(scores.by_role("grid"), key=lambda entry: order.get(str(entry.facts.get("given")), len(order)))
@@ -144,7 +150,7 @@ def render(
         "usage": _usage(name, model, alias, slots, _a_text(examples)),
         "metrics": METRICS,
     }
-    html = page.render("card.html.j2", {"card": twin, "omitted": media.omitted, **shown})
+    html = page.render("card.html.j2", {"card": twin, "omitted": media.omitted, "purged": purged, **shown})
     return html, json.dumps(twin, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
 
 

@@ -31,6 +31,8 @@ CLUSTERS_SHOWN, MEMBERS_SHOWN = 6, 3
 PLOTTED = 12
 LABELS_PLOTTED = 30
 CONFIG_CHARS = 200_000
+#: numbers that come from facts
+MEASURED = ("presence", "labels", "labels_found", "distributions", "categories", "preprocessing")
 #: what galleries may take of the page's 10 MB
 ROOM = {"gallery": {"picture_bytes": 1_500_000, "sound_bytes": 4_000_000},
         "clusters": {"picture_bytes": 800_000, "sound_bytes": 1_200_000},
@@ -107,6 +109,28 @@ def count(
     return Counted(now, then, done, repeats, clusters, draw, dict(found))
 
 
+@dataclass(frozen=True)
+class Again:
+    """A page that is made anew after samples were forgotten.
+
+    was: the page's JSON twin, of which stays what cannot be counted again. forgotten: samples since the page was made.
+    measured: whether the facts of all others could be read. settings: the configuration, as manifests recorded it.
+    """
+
+    was: Mapping[str, Any]
+    forgotten: int
+    measured: bool
+    settings: Mapping[str, Any]
+
+    def numbers(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
+        """The page's numbers, with those of the version before as they were told then."""
+        told = {name: self.was[name] for name in ("previous", "previous_fingerprint", "drift")}
+        told["changes"] = numbers["changes"] | {"removed": self.was["changes"]["removed"]}
+        told["rendered_again"] = {"forgotten": self.forgotten, "measured": self.measured}
+        lost = () if self.measured else MEASURED
+        return {name: value for name, value in numbers.items() if name not in lost} | told
+
+
 def _narrow(frame: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
     """Those of the columns that are there; polars' `select` would start its query engine for each batch."""
     return pl.DataFrame([frame.get_column(name) for name in names if name in frame.columns])
@@ -156,8 +180,12 @@ def build(
     fingerprint: str,
     before: Artifact | None,
     pair_scores: PairScores | None = None,
+    again: Again | None = None,
 ) -> tuple[bytes, bytes]:
-    """(page, JSON twin) of the version. Nothing of time or machine is in them: the same inputs give the same bytes."""
+    """(page, JSON twin) of the version. Nothing of time or machine is in them: the same inputs give the same bytes.
+
+    again: for a page that is made anew after samples were forgotten; `before` is not looked at then.
+    """
     slots, now = counted.now.slots, counted.now
     first_rows = [int(entry.facts["first_row"]) for entry in staging.by_role("tar")]
     funnel = tables.funnel(decision.verdicts, decision.quarantine)
@@ -190,16 +218,22 @@ def build(
         "slots": slots,
         **counted.pairs,
     }
+    drawn = _plots(now, numbers)
+    if again:
+        numbers = again.numbers(numbers)
     twin = canonical_json(_finite(numbers))
     shown = {
+        "rendered_again": None,
         **numbers,
         "batch_count": len(first_rows),
-        "plots": _plots(now, numbers),
+        "plots": drawn,
         "gallery": show(_as_judged(counted.draw.drawn, decision.verdicts), slots, media, **ROOM["gallery"]),
         "repeats": _repeats(counted, decision.verdicts, media),
         "pairs": counted.pairs.get("pairs"),
         "pairs_shown": pairs.shown(pair_scores, counted.pairs, _worst_pairs(counted, decision.verdicts, media)),
-        "config": page.shorten(json.dumps(_identity(config), indent=1, ensure_ascii=False), CONFIG_CHARS),
+        "config": page.shorten(
+            json.dumps(again.settings if again else _identity(config), indent=1, ensure_ascii=False), CONFIG_CHARS
+        ),
     }
     return page.render("data_report.html.j2", shown), twin
 
@@ -255,6 +289,8 @@ def _repeats(counted: Counted, verdicts: pl.DataFrame, media: Media) -> list[lis
     """The largest clusters side by side: the exemplar, then what repeats it; texts are not compared."""
     slots = {slot: modality for slot, modality in counted.now.slots.items() if modality != "text"}
     found = counted.draw.by_row
-    rows = [[found[row] for row in each if row in found] for each in counted.clusters]
+    # the exemplar may be forgotten: what repeats it would still show what it was
+    whole = [each for each in counted.clusters if not each or each[0] in found]
+    rows = [[found[row] for row in each if row in found] for each in whole]
     shown = iter(show(_as_judged([row for each in rows for row in each], verdicts), slots, media, **ROOM["clusters"]))
     return [[next(shown) for _ in each] for each in rows]

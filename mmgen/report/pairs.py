@@ -67,10 +67,12 @@ def _worst(table: pl.DataFrame, limits: list[Row]) -> list[Row]:
 
 def shown(scores: PairScores | None, found: Mapping[str, Any], cards: Mapping[int, Row]) -> Row:
     """What the page has beside the numbers: plots, and the worst samples. cards: of samples, by row."""
-    if scores is None or scores.table is None:
-        return {"plots": [], "gallery": []}
-    pairs, drawn = found["pairs"], []
-    for given, other in [(each["given"], each["other"]) for each in pairs["slots"][:PLOTTED]]:
+    pairs, drawn = found.get("pairs", {"slots": [], "worst": []}), []
+    # where the page is rendered again there is no table any more
+    plotted = pairs["slots"][:PLOTTED] if scores is not None and scores.table is not None else []
+    for given, other in [(each["given"], each["other"]) for each in plotted]:
+        assert scores is not None
+        assert scores.table is not None
         mine = scores.table.filter((pl.col("given") == given) & (pl.col("other") == other))
         series = {name: Sketch.of(mine[name].drop_nulls().to_numpy()) for name in ("similarity", "shuffled")}
         drawn.append(plots.histogram(series, f"similarity of {given} and {other}", bins=BINS))

@@ -43,7 +43,8 @@ WRITES = {
         ("half, then os.link", "forgotten/tiny/1.json"), ("os.link", "datasets/tiny/versions/2/claim"),
         ("half, then os.link", "datasets/tiny/versions/2/manifest.json"),
         ("os.link", "datasets/tiny/versions/1/purged-1.json"), ("os.remove", "datasets/tiny/shards/train-….tar"),
-        ("os.remove", "cache/source-tiny.sqlite"), ("os.remove", "datasets/tiny/versions/1/report.html"),
+        ("os.remove", "cache/source-tiny.sqlite"), ("half, then os.rename", "datasets/tiny/versions/1/report.html"),
+        ("os.rename", "datasets/tiny/versions/1/verdicts.parquet"),
     },
 }  # fmt: skip
 

@@ -53,10 +53,34 @@ def test_a_person_reads_what_was_done(line: Store, capsys: pytest.CaptureFixture
     out = capsys.readouterr().out
     assert "1 key of tiny forgotten" in out
     assert "files deleted" in out
+    assert "rendered again without them: 1 report, 0 cards" in out
     assert ending(cli.app, ["verify", "dataset:tiny@1", "--store", line.uri]) == 0
     assert "were purged" in capsys.readouterr().out
+    assert ending(cli.app, ["report", "dataset:tiny@1", "--store", line.uri]) == 0
+    assert "versions/1/report.html" in capsys.readouterr().out
     assert ending(cli.app, ["report", "dataset:tiny@2", "--store", line.uri]) == 0
     assert "shards.html" in capsys.readouterr().out
+
+
+def test_what_was_rendered_again_is_named_and_verified_as_purged(
+    line: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, answer = ask(capsys, line, "forget", "s0001", "--purge")
+    assert code == 0
+    folder = "datasets/tiny/versions/1"
+    names = ("quarantine.parquet", "report.html", "report.json", "verdicts.parquet")
+    again = [f"{folder}/{name}" for name in names]
+    assert answer["rerendered"] == again
+    assert all(line.exists(path) for path in again)
+    code, told = ask(capsys, line, "verify", "--all")
+    assert (code, told["damaged"]) == (0, [])
+    assert set(again) < set(told["purged"])
+    # of what is purged, all is gone but for these
+    assert [path for path in told["purged"] if line.exists(path)] == again
+    code, answer = ask(capsys, line, "forget", "s0001", "--purge")
+    assert (code, answer["purged"], answer["rerendered"]) == (0, 0, [])
+    assert ask(capsys, line, "gc", "--older-than", "0")[0] == 0
+    assert all(line.exists(path) for path in again)
 
 
 def test_nothing_is_deleted_while_a_run_goes_on(line: Store, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ ORDER = (
     "tables", "tars", "order", "modalities", "dataset", "sources", "duplicates",
     "identity", "catalog", "forgotten", "holders", "tracking", "promotions",
     "pairs", "report", "staging", "ingest", "splits", "decision", "inputs", "verdicts", "validate",
-    "shard_plan", "shard_facts", "shard_files", "shards", "forget", "diff", "trace", "layouts", "export",
+    "shard_plan", "shard_facts", "shard_files", "shards", "rerender", "forget", "diff", "trace", "layouts", "export",
     # the torch line
     "preprocess", "features", "similarities", "batches", "codecs", "encoders", "fusion", "generators", "training",
     "codec_set", "embeddings", "extract", "maker", "pair_scores", "generate", "evaluate", "fit_parts", "fit_judges",

@@ -180,6 +180,11 @@ def test_a_purge_takes_scores_and_embeddings_along(line: tuple[Path, Runtime, Li
     verdicts = run(config_of(table), runtime)["validate"].artifact
     scores = scored(store)[0]
     forget(store, "colours", ["s0011"], purge=True)
+    told = twin(store, verdicts)
+    assert told["rendered_again"] == {"forgotten": 1, "measured": True}
+    assert len(told["pairs"]["worst"]) >= 5
+    assert "0011" not in json.dumps(told)
+    assert b"similarities of pairs are as they were" in store.read(verdicts.file("report").path)
     gone = {line.removesuffix(": missing") for line in artifact.damaged(store, scores)}
     embeddings = [entry.path for entry in scores.by_role("embeddings")]
     assert gone == {scores.file("pairs").path, embeddings[0]}

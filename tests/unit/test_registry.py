@@ -11,7 +11,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from mmgen import artifact, config, promotions, registry
+from mmgen import artifact, config, promotions, registry, tombstones
 from mmgen.errors import ConfigError, OutsideError, UnknownReference
 from mmgen.identity import STEP_VERSIONS
 from mmgen.runtime import Runtime
@@ -209,6 +209,21 @@ def test_the_view_is_rebuilt_in_another_database_with_the_ledgers_numbers(store,
     runs = len(client.search_runs([client.get_experiment_by_name("digits").experiment_id]))
     assert registry.rebuild(store) == expected
     assert len(client.search_runs([client.get_experiment_by_name("digits").experiment_id])) == runs == 2
+
+
+def test_the_view_is_rebuilt_where_samples_of_the_exam_were_purged(store, tmp_path, empty_database, monkeypatch):
+    scores = artifact.load_link(store, register(store).inputs["scores"])
+    grids = {entry.path for entry in scores.by_role("grid")}
+    tombstones.put(store, scores, grids)
+    for path in grids:
+        store.delete(path)
+    shutil.copy(empty_database, tmp_path / "new.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'new.db'}")
+    assert registry.rebuild(store) == ["promotion:digits@1: models:/digits/1"]
+    run = client_of(store).get_model_version("digits", "1").run_id
+    logged = {each.path for each in client_of(store).list_artifacts(run)}
+    assert "card.html" in logged
+    assert not logged & {Path(path).name for path in grids}
 
 
 def test_a_moved_store_gets_a_new_view_and_leaves_its_old_place_alone(store, tmp_path):
