@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import polars as pl
 
 from mmgen import artifact, catalog
 from mmgen.artifact import Artifact, FileEntry
+from mmgen.errors import UnknownReference
 from mmgen.store import Store
 from mmgen.tables import read_parquet
 
@@ -36,7 +38,7 @@ class Holders:
 def find_holders(store: Store, name: str, keys: Set[str]) -> Holders:
     """All that holds any of `keys` of the data set `name`. What was purged is passed over. Raises StoreError."""
     versions, judged = artifact.history(store, "dataset", name), artifact.history(store, "verdicts", name)
-    stagings = artifact.history(store, "staging", name)
+    stagings = _stagings(store, name, judged)
     shards = _held(store, keys, (entry for each in versions for entry in each.by_role("facts")))
     tables = {each.ref: _held(store, keys, each.by_role("verdicts")) for each in judged}
     staged = _held(
@@ -55,6 +57,16 @@ def find_holders(store: Store, name: str, keys: Set[str]) -> Holders:
         tuple(each for each in everything if not digests.isdisjoint(each.facts.get("train_shards") or ())),
         tuple(each for each in everything if each.kind == "evalset" and _examined(store, each, keys)),
     )  # fmt: skip
+
+
+def _stagings(store: Store, name: str, judged: Iterable[Artifact]) -> list[Artifact]:
+    """Of a data set: those of its name, and those that it shares with another one of the same source."""
+    found = {each.fingerprint: each for each in artifact.history(store, "staging", name)}
+    for link in (each.inputs["staging"] for each in judged):
+        if link.fingerprint not in found:
+            with contextlib.suppress(UnknownReference):
+                found[link.fingerprint] = artifact.load_link(store, link)
+    return list(found.values())
 
 
 def _names(found: Artifact, digests: Set[str]) -> bool:

@@ -172,6 +172,19 @@ def test_purge_leaves_no_byte_and_no_name_of_it(tmp_path: Path) -> None:
     assert mmgen.open("tiny", store).keys() == mmgen.open("tiny@2", store).keys()
 
 
+def test_a_staging_that_two_data_sets_share_goes_with_either(tmp_path: Path) -> None:
+    store, config = made_line(tmp_path)
+    run(config.model_copy(update={"name": "other"}), store)
+    assert artifact.names(store, "staging") == ["tiny"]
+    forget(store, "other", ["s0007"], purge=True)
+    picture = (tmp_path / "source" / "7.png").read_bytes()
+    # the other data set has it still, in its own shards alone
+    assert holding(store, picture)
+    assert all(path.startswith("datasets/tiny/shards/") for path in holding(store, picture))
+    run(config, store)
+    assert "s0007" in mmgen.open("tiny", store)
+
+
 def test_a_purged_version_says_so_and_is_not_used_again(tmp_path: Path) -> None:
     store, _ = made_line(tmp_path)
     forget(store, "tiny", ["s0007"], purge=True)
