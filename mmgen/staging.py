@@ -6,8 +6,10 @@ A batch is named by the digest of all it was made from, and shared by every stag
 
 from __future__ import annotations
 
+import bisect
 import io
 import json
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
@@ -27,6 +29,8 @@ from mmgen.store import Store, sha256
 from mmgen.tars import TarIndex, TarReader, TarWriter, pack, safe_key
 
 FOLDER = "staging/batches"
+#: tars of a staging that are open at once, with their indexes
+OPEN_TARS = 64
 REJECTIONS: dict[str, Any] = {
     "row": pl.Int64, "key": pl.String, "stage": pl.String, "slot": pl.String,
     "reason": pl.String, "severity": pl.String, "message": pl.String,
@@ -94,22 +98,26 @@ def each_batch(store: Store, staging: Artifact) -> Iterator[tuple[pl.DataFrame, 
 
 
 class StagedMedia:
-    """Random access to the bytes of a staging, by row and slot. Tars are opened as they are asked for."""
+    """Random access to the bytes of a staging, by row and slot. Few of its tars are open at once."""
 
     def __init__(self, store: Store, staging: Artifact) -> None:
         self._store = store
-        self._tars = [(int(entry.facts["first_row"]), entry.path) for entry in staging.by_role("tar")]
-        self._readers: dict[str, TarReader] = {}
+        tars = staging.by_role("tar")
+        self._firsts, self._paths = [int(entry.facts["first_row"]) for entry in tars], [entry.path for entry in tars]
+        self._readers: OrderedDict[str, TarReader] = OrderedDict()
 
     def read(self, row: int, slot: str, ext: str) -> bytes:
         """The source's bytes of a slot. Raises KeyError if it was not staged, IntegrityError if they changed."""
-        path = next(path for first, path in reversed(self._tars) if first <= row)
+        path = self._paths[bisect.bisect_right(self._firsts, row) - 1]
         if path not in self._readers:
+            if len(self._readers) >= OPEN_TARS:
+                self._readers.popitem(last=False)[1].close()
             try:
                 index = TarIndex.from_bytes(self._store.read(f"{path}.idx"), f"{path}.idx")
                 self._readers[path] = TarReader(self._store.local_path(path), index)
             except FileNotFoundError as error:
                 raise IntegrityError(f"{path}: it or its index is gone (purged, perhaps); run ingest again") from error
+        self._readers.move_to_end(path)
         return self._readers[path].read(member_name(row, slot, ext))
 
     def close(self) -> None:

@@ -105,6 +105,19 @@ def test_rows_become_checked_bytes_and_facts_that_keep_the_schema(tmp_path: Path
             media.read(0, "image", "jpg")
 
 
+def test_few_tars_of_a_staging_are_open_at_once(
+    tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "OPEN_TARS", 3)
+    made = ingest(make_config(make_source(tmp_path / "data", 20), ingest={"batch_rows": 2}), {}, runtime)
+    before = len(os.listdir("/proc/self/fd"))
+    with staging.StagedMedia(runtime.store, made) as media:
+        for row in (*range(20), 0, 19, 7):
+            assert media.read(row, "image", "png") == png(row)
+            assert len(os.listdir("/proc/self/fd")) <= before + 3
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_one_worker_and_two_give_the_same_bytes(tmp_path: Path) -> None:
     config = make_config(make_source(tmp_path / "data", 20, {3: {"image": b""}}))
     found = []
