@@ -374,7 +374,8 @@ def test_a_picture_with_something_behind_it_is_read_as_a_picture(behind: bytes) 
 
 @pytest.mark.parametrize(
     "data",
-    ["<svg xmlns='x'/>".encode("utf-16"), b"\n" * 400 + b"<svg/>", b"<!-- x --><svg/>", gzip.compress(b"<svg/>", mtime=0),
+    ["<svg xmlns='x'/>".encode("utf-16"), b"\n" * 400 + b"<svg/>", b"<!-- x --><svg/>",
+     gzip.compress(b"<svg/>", mtime=0),
      b"\xc5\xd0\xd3\xc6" + bytes(90), b"\xd7\xcd\xc6\x9a" + bytes(90), b"\0\0\1\0\1\0" + bytes(40), b"MZ" + bytes(90)],
 )  # fmt: skip
 def test_drawings_and_programs_are_refused_however_they_begin(data: bytes) -> None:
