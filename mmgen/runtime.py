@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context, parent_process
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from mmgen.store import Store
@@ -98,8 +99,7 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, 64 << 20)
 
 
-#: rows that one process stages, or writes into shards, in the time in which others start
-FEW_ROWS = {"ingest": 1_024, "shard": 2_048}
+FEW_ROWS = MappingProxyType({"ingest": 1_024, "shard": 2_048})
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,7 @@ class Runtime:
     device: "cpu", "cuda", "cuda:1"… or "auto". verify: re-hash instead of trusting recorded sizes.
     rehash: read every source file again even if its size and mtime are unchanged. refit: make fitted things anew.
     rebuild: build the data version without a base. run: what the run that asks is known by ("name", "prefect"…).
+    few_rows: step → rows that one process does in the time in which others start.
     """
 
     store: Store
@@ -121,10 +122,11 @@ class Runtime:
     refit: bool = False
     rebuild: bool = False
     run: Mapping[str, str] = field(default_factory=dict)
+    few_rows: Mapping[str, int] = field(default_factory=lambda: FEW_ROWS)
 
     def workers_for(self, step: str, rows: int) -> int:
         """How many processes so many rows of a step are worth."""
-        return self.workers if rows > FEW_ROWS[step] else 1
+        return self.workers if rows > self.few_rows.get(step, 0) else 1
 
 
 def circumstance(**more: Any) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def launch(
 
 def main(config: str, store: str, until: str, workers: str) -> int:
     try:
-        runtime = Runtime(Store(store), workers=int(workers))
+        runtime = Runtime(Store(store), workers=int(workers), few_rows={})
         for outcome in steps.run(build(json.loads(config)), runtime, steps.select(None, until)):
             sys.stdout.write(json.dumps(outcome.to_json()) + "\n")
     except MmgenError as error:

@@ -114,7 +114,9 @@ def test_the_same_bytes_at_any_number_of_workers(tmp_path: Path) -> None:
     source = write_source(tmp_path / "source", 40)
     config = table_config(source, shard={"max_samples": 9}, ingest={"batch_rows": 13})
     stores = [Store(tmp_path / "one"), Store(tmp_path / "two")]
-    made = [run(config, Runtime(store, workers=workers)) for store, workers in zip(stores, (1, 2), strict=True)]
+    made = [
+        run(config, Runtime(store, workers=workers, few_rows={})) for store, workers in zip(stores, (1, 2), strict=True)
+    ]
     assert everything(stores[0]) == everything(stores[1])
     assert [artifact.fingerprint for artifact in made[0]] == [artifact.fingerprint for artifact in made[1]]
 

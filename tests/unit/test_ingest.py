@@ -123,7 +123,7 @@ def test_one_worker_and_two_give_the_same_bytes(tmp_path: Path) -> None:
     found = []
     for workers in (1, 2):
         store = Store(tmp_path / f"store{workers}")
-        made = ingest(config, {}, Runtime(store, workers=workers))
+        made = ingest(config, {}, Runtime(store, workers=workers, few_rows={}))
         found.append((made.fingerprint, {entry.path: store.read(entry.path) for entry in made.files}))
     assert found[0] == found[1]
     assert len(found[0][1]) == 3 * 5
