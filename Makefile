@@ -46,8 +46,9 @@ demo: $(READY)
 test: $(READY)
 	$(RUN) pytest --numprocesses auto --dist loadfile $(ARGS)
 
+# much of it waits for servers that do not answer, beside which others can work
 test-slow: $(READY)
-	$(RUN) pytest -m slow $(ARGS)
+	$(RUN) pytest -m slow --numprocesses auto --dist loadfile $(ARGS)
 
 # ratios against peers
 bench: $(READY)
