@@ -6,6 +6,7 @@ Only MlflowClient is used: MLflow's global state, which belongs to the caller's 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -51,7 +52,11 @@ def client_of(store: Store) -> Iterator[MlflowClient]:
             warnings.simplefilter("ignore")
             if embedded_files(store):
                 set_moved_aside(store)
-            yield MlflowClient(uri, uri)
+            with _alone(store):
+                client = MlflowClient(uri, uri)
+                # the first question makes the tables
+                client.search_experiments(max_results=1)
+            yield client
     except MlflowException as error:
         raise OutsideError(f"MLflow at {shown(uri)} said no: {' '.join(str(error).split())[:500]}") from error
     except OSError as error:
@@ -61,13 +66,30 @@ def client_of(store: Store) -> Iterator[MlflowClient]:
             logger.setLevel(level)
 
 
+@contextlib.contextmanager
+def _alone(store: Store) -> Iterator[None]:
+    """Within this no other process makes the tables of a store's own database: two at once break each other's."""
+    if not embedded_files(store):
+        yield
+        return
+    with open(store.full("mlflow.lock"), "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def experiment_of(client: MlflowClient, store: Store, name: str) -> str:
     """The id of the experiment `name`, made or restored if it has to be."""
     found = client.get_experiment_by_name(name)
     if found is None:
         # beside the embedded database the files stay in the store too; a server has its own place for them
         inside = embedded_files(store)
-        return str(client.create_experiment(name, artifact_location=inside.as_uri() if inside else None))
+        try:
+            return str(client.create_experiment(name, artifact_location=inside.as_uri() if inside else None))
+        except MlflowException:
+            # another run was faster
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)
