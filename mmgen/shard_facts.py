@@ -99,7 +99,7 @@ class Facts:
         table = known.join(wanted.rename({"split": "assigned"}), on="row", how="inner", maintain_order="right")
         if table.height != wanted.height:
             said = f"{wanted.height} rows are kept, it has facts of {table.height} of them"
-            raise IntegrityError(f"{part.facts.path}: {said}; restore it, or ingest again")
+            raise IntegrityError(f"{part.facts.path}: {said}; restore it, or run ingest again")
         table = self._without_dropped(table)
         if columns is not None:
             return table
@@ -147,14 +147,14 @@ class Facts:
             lost = next((name for name in names if name is not None and name not in offsets), None)
             if lost is not None:
                 raise IntegrityError(
-                    f"{part.tar.path}: has no '{lost}', which {part.facts.path} tells of; ingest again"
+                    f"{part.tar.path}: has no '{lost}', which {part.facts.path} tells of; run ingest again"
                 )
             columns.append(pl.Series(f"{slot}@", [offsets[name] if name else None for name in names], pl.Int64))
         return columns
 
 
 def _missing(path: str) -> IntegrityError:
-    return IntegrityError(f"{path}: missing; restore it, or ingest again")
+    return IntegrityError(f"{path}: missing; restore it, or run ingest again")
 
 
 # ---------------------------------------------------------------- dealt to the shards

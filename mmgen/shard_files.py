@@ -92,10 +92,10 @@ class _Tars:
             try:
                 self._files[path] = os.open(self._local(path), os.O_RDONLY)
             except FileNotFoundError:
-                raise IntegrityError(f"{path}: missing; restore it, or ingest again") from None
+                raise IntegrityError(f"{path}: missing; restore it, or run ingest again") from None
         data = os.pread(self._files[path], length, offset)
         if sha256(data) != digest:
-            said = f"the {length} bytes at {offset} are not what was recorded; restore it, or ingest again"
+            said = f"the {length} bytes at {offset} are not what was recorded; restore it, or run ingest again"
             raise IntegrityError(f"{path}: {said}")
         return data
 

@@ -65,6 +65,8 @@ def validate(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -
         # after the claim: a run that commits from here on has the same number, or is seen by its own look
         if not runtime.rebuild and (meanwhile := _made_meanwhile(runtime, config.name, known.fingerprint)):
             runtime.progress.say(f"validate: another run was faster and committed {meanwhile.ref}, the same verdicts")
+            if meanwhile.version != draft.version:
+                store.delete(f"{draft.folder}/claim")
             return _passed(meanwhile, store)
         page, twin = data_report.build(
             config, decision, counted, staging, media,

@@ -235,7 +235,10 @@ class DigestCache:
     def _write(self) -> None:
         with tempfile.TemporaryDirectory(prefix="mmgen-") as folder, self._store.pieces("cache") as out:
             path = Path(folder, "files.sqlite")
-            self._db.execute("vacuum into ?", (str(path),))
+            try:
+                self._db.execute("vacuum into ?", (str(path),))
+            except sqlite3.Error as error:
+                raise StoreError(f"could not write {path}: {_why(path, error)}") from error
             with path.open("rb") as stream:
                 while chunk := stream.read(CHUNK_BYTES):
                     out.write(chunk)
@@ -291,6 +294,15 @@ def _select(database: sqlite3.Connection, uris: Sequence[str]) -> dict[str, Dige
             rows = database.execute(asked, (json.dumps(uris[start : start + WINDOW]),)).fetchall()
             found |= {uri: Digest(size, mark, digest) for uri, size, mark, digest in rows}
     return found
+
+
+def _why(path: Path, error: sqlite3.Error) -> str:
+    """What the system says of writing there: SQLite tells no more than that it failed."""
+    try:
+        path.with_suffix(".probe").write_bytes(bytes(CHUNK_BYTES))
+    except OSError as told:
+        return told.strerror or str(told)
+    return str(error)
 
 
 def _told(found: Digest | Exception, uri: str) -> Digest | Exception:

@@ -186,7 +186,7 @@ def test_a_lost_file_of_staging_is_named(role: str, tmp_path: Path, runtime: Run
     verdicts = validate(config, {"staging": staging}, runtime)
     path = staging.file(role).path
     runtime.store.delete(path)
-    with pytest.raises(IntegrityError, match=f"{path}: missing; restore it, or ingest again"):
+    with pytest.raises(IntegrityError, match=f"{path}: missing; restore it, or run ingest again"):
         shard(config, {"staging": staging, "verdicts": verdicts}, runtime)
 
 
