@@ -238,7 +238,7 @@ class DigestCache:
             try:
                 self._db.execute("vacuum into ?", (str(path),))
             except sqlite3.Error as error:
-                raise StoreError(f"could not write {path}: {_why(path, error)}") from error
+                raise StoreError(f"could not write {self._store.full(self._path)}: {_why(path, error)}") from error
             with path.open("rb") as stream:
                 while chunk := stream.read(CHUNK_BYTES):
                     out.write(chunk)
