@@ -21,6 +21,7 @@ from mmgen.artifact import Artifact, canonical_json
 from mmgen.batches import Batch
 from mmgen.codec_set import CodecSet
 from mmgen.errors import ConfigError, IntegrityError, UnknownReference, unknown_name
+from mmgen.generators.sampling import Sampling
 from mmgen.maker import Maker, load_network, new_fusion, new_generator
 from mmgen.preprocess.text import TextPreprocess
 from mmgen.store import Store
@@ -167,7 +168,7 @@ def _generate(
     for start in range(0, len(places), ROWS):
         part = places[start : start + ROWS].to(maker.device)
         rng = torch.Generator(maker.device).manual_seed(seed_of(seed, start))
-        values = maker.make(condition.take(part), to, guidance=float(guidance), steps=steps, rng=rng)
+        values = maker.make(condition.take(part), to, Sampling(steps, float(guidance)), rng)
         for slot in to:
             how = maker.codecs.preprocesses[slot]
             made = how.texts(values[slot]) if isinstance(how, TextPreprocess) else how.files(values[slot])

@@ -16,6 +16,7 @@ from mmgen.codec_set import CodecSet, load_weights
 from mmgen.errors import ConfigError, unknown_name
 from mmgen.fusion.table import make_fusion
 from mmgen.generators.joint_flow import embedding_key
+from mmgen.generators.sampling import Sampling
 from mmgen.generators.table import GENERATORS
 from mmgen.store import Store
 
@@ -144,15 +145,13 @@ class Maker:
         return replace(batch, values=values, masks=masks)
 
     @torch.no_grad()
-    def make(
-        self, given: Batch, to: tuple[str, ...], *, guidance: float, steps: int, rng: torch.Generator
-    ) -> dict[str, Tensor]:
+    def make(self, given: Batch, to: tuple[str, ...], how: Sampling, rng: torch.Generator) -> dict[str, Tensor]:
         """Values (B, …) of the slots `to`, from the slots present in `given` (`tensors` values on `device`)."""
         generator: Any = self.generator
         if generator.feature_set == "tensors":
-            made: dict[str, Tensor] = generator.sample(given, to, steps=steps, guidance=guidance, rng=rng)
+            made: dict[str, Tensor] = generator.sample(given, to, how, rng)
             return made
-        latents = generator.sample(self.conditions(given), to, steps=steps, guidance=guidance, rng=rng)
+        latents = generator.sample(self.conditions(given), to, how, rng)
         return {slot: self.codecs.decode(slot, latents[slot]) for slot in to}
 
     @torch.no_grad()

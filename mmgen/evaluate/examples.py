@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mmgen.batches import Batch
 from mmgen.evaluate.exam import Exam, recording
-from mmgen.evaluate.measure import Maker, Sampling, having, make
+from mmgen.evaluate.measure import Draws, Maker, having, make
 from mmgen.modalities.audio import AudioMedia
 from mmgen.preprocess.audio import AudioPreprocess
 from mmgen.preprocess.image import ImagePreprocess
@@ -56,13 +56,13 @@ def chosen(real: Batch, given: str, count: int) -> Tensor:
 
 
 def direction_files(
-    how: Mapping[str, Preprocess], maker: Maker, exam: Exam, given: str, to: str, sampling: Sampling, first: int
+    how: Mapping[str, Preprocess], maker: Maker, exam: Exam, given: str, to: str, draws: Draws, first: int
 ) -> list[ExampleFile]:
     """Examples of one direction (numbered from `first`), and its grid if it makes pictures."""
     rows = chosen(exam.real, given, EXAMPLES)
     if len(rows) == 0:
         return []
-    made = make(maker, exam.real, [given], [to], rows, sampling)[to]
+    made = make(maker, exam.real, [given], [to], rows, draws)[to]
     sides = (("given", given, _real_files(how[given], exam, given, rows)), ("made", to, how[to].files(made)))
     found = []
     for side, slot, files in sides:
@@ -70,7 +70,7 @@ def direction_files(
             name = f"examples/{number:03d}-{side}-{slot}.{how[slot].extension}"
             found.append(ExampleFile(name, data, "example", {"example": number, "side": side, "slot": slot}))
     if isinstance(how[to], ImagePreprocess):
-        found.append(_direction_grid(how, maker, exam.real, given, to, sampling))
+        found.append(_direction_grid(how, maker, exam.real, given, to, draws))
     return found
 
 
@@ -88,10 +88,10 @@ def _real_files(how: Preprocess, exam: Exam, slot: str, rows: Tensor) -> list[by
 
 
 def _direction_grid(
-    how: Mapping[str, Preprocess], maker: Maker, real: Batch, given: str, to: str, sampling: Sampling
+    how: Mapping[str, Preprocess], maker: Maker, real: Batch, given: str, to: str, draws: Draws
 ) -> ExampleFile:
     rows = chosen(real, given, GRID_ROWS)
-    made = make(maker, real, [given], [to], rows.repeat_interleave(GRID_COLUMNS), sampling)[to]
+    made = make(maker, real, [given], [to], rows.repeat_interleave(GRID_COLUMNS), draws)[to]
     shown = pictures(how[to], made)
     beside = conditions(how[given], real.values[given][rows])
     lines = [shown[start : start + GRID_COLUMNS] for start in range(0, len(shown), GRID_COLUMNS)]

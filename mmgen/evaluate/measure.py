@@ -18,6 +18,7 @@ from mmgen.evaluate.intervals import wilson
 from mmgen.evaluate.kernel_distance import kernel_distance, unit_scale
 from mmgen.evaluate.retrieval import recall_at_1
 from mmgen.evaluate.scores import Score, score
+from mmgen.generators.sampling import Sampling
 from mmgen.records import Modality
 from mmgen.training.loop import seed_of
 
@@ -35,9 +36,7 @@ class Maker(Protocol):
         """The slots that it can make."""
         ...
 
-    def make(
-        self, given: Batch, to: tuple[str, ...], *, guidance: float, steps: int, rng: torch.Generator
-    ) -> dict[str, Tensor]:
+    def make(self, given: Batch, to: tuple[str, ...], how: Sampling, rng: torch.Generator) -> dict[str, Tensor]:
         """`tensors` values of the slots present in `given` → values (B, …) of `to`."""
         ...
 
@@ -73,11 +72,10 @@ class Panel:
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
-    """How samples are drawn."""
+class Draws:
+    """How samples are drawn, and from which seed."""
 
-    steps: int
-    guidance: float
+    sampling: Sampling
     seed: int
 
 
@@ -110,7 +108,7 @@ def take(batch: Batch, rows: Tensor, slots: Sequence[str]) -> Batch:
 
 @torch.no_grad()
 def make(
-    maker: Maker, real: Batch, given: Sequence[str], to: Sequence[str], rows: Tensor, how: Sampling
+    maker: Maker, real: Batch, given: Sequence[str], to: Sequence[str], rows: Tensor, how: Draws
 ) -> dict[str, Tensor]:
     """Values of `to` from the `given` slots of these rows. Draws depend on the seed, the slots and the row's place."""
     parts: dict[str, list[Tensor]] = {slot: [] for slot in to}
@@ -118,7 +116,7 @@ def make(
     for start in range(0, len(rows), ROWS):
         rng = torch.Generator(real.labels_B.device).manual_seed(seed_of(how.seed, *words.encode(), start))
         condition = take(real, rows[start : start + ROWS], given)
-        made = maker.make(condition, tuple(to), guidance=how.guidance, steps=how.steps, rng=rng)
+        made = maker.make(condition, tuple(to), how.sampling, rng)
         for slot in to:
             parts[slot].append(made[slot])
     return {slot: torch.cat(found) for slot, found in parts.items()}

@@ -21,10 +21,11 @@ from mmgen.evaluate import gate, listening, measure, scores
 from mmgen.evaluate.config import EvaluateConfig
 from mmgen.evaluate.exam import Exam, read_exam
 from mmgen.evaluate.examples import EXAMPLES, ExampleFile, direction_files
-from mmgen.evaluate.measure import Made, Panel, Sampling
+from mmgen.evaluate.measure import Draws, Made, Panel
 from mmgen.evaluate.recogniser import Listener, listener_for
 from mmgen.evaluate.scores import Score
 from mmgen.fit_judges import load_judges
+from mmgen.generators.sampling import Sampling
 from mmgen.identity import identity
 from mmgen.maker import Maker, embed_slot
 from mmgen.preprocess.audio import AudioPreprocess
@@ -129,9 +130,9 @@ class Examiner:
         given = [slot for slot in reads if len(measure.having(exam.real, slot))]
         return [(slot, to) for slot in given for to in self.maker.makes if slot != to]
 
-    def sampling(self, guidance: float) -> Sampling:
+    def draws(self, guidance: float) -> Draws:
         """The configured steps and seed with this guidance."""
-        return Sampling(self.settings.steps, guidance, self.settings.seed)
+        return Draws(Sampling(self.settings.steps, guidance), self.settings.seed)
 
     def table(self, exam: Exam) -> list[Score]:
         """All rows of one split: ceilings first, then every direction, then what sums them up."""
@@ -147,7 +148,7 @@ class Examiner:
 
     def files(self, exam: Exam) -> list[ExampleFile]:
         """Grids and examples of every direction."""
-        how, sampling = self.codecs.preprocesses, self.sampling(self.settings.guidance)
+        how, sampling = self.codecs.preprocesses, self.draws(self.settings.guidance)
         found = []
         for number, (given, to) in enumerate(self.directions(exam)):
             found += direction_files(how, self.maker, exam, given, to, sampling, number * EXAMPLES)
@@ -169,7 +170,7 @@ class Examiner:
 
     def _direction(self, exam: Exam, given: str, to: str) -> list[Score]:
         asked = measure.having(exam.real, given)
-        value = measure.make(self.maker, exam.real, [given], [to], asked, self.sampling(self.settings.guidance))[to]
+        value = measure.make(self.maker, exam.real, [given], [to], asked, self.draws(self.settings.guidance))[to]
         made = Made(given, to, asked, value)
         rows = measure.coherence(self.panel, exam.real, made)
         how = self.codecs.preprocesses[to]
@@ -186,7 +187,7 @@ class Examiner:
         if len(together) < 2:
             return []
         nothing = torch.arange(len(exam.real), device=exam.real.labels_B.device)
-        how = self.sampling(self.settings.joint_guidance)
+        how = self.draws(self.settings.joint_guidance)
         return measure.joint_coherence(self.panel, measure.make(self.maker, exam.real, [], together, nothing, how))
 
     def _summary(self, rows: list[Score]) -> list[Score]:

@@ -20,6 +20,7 @@ from torch.nn import functional
 from mmgen.batches import Batch
 from mmgen.encoders.table import make_encoder
 from mmgen.errors import ConfigError
+from mmgen.generators.sampling import Sampling
 from mmgen.records import Modality
 
 PAD_ID, EOS_ID = 0, 2
@@ -133,12 +134,10 @@ class ConcatBaseline(nn.Module):
         return found
 
     @torch.no_grad()
-    def sample(
-        self, given: Batch, to: tuple[str, ...], *, steps: int, guidance: float, rng: torch.Generator
-    ) -> dict[str, Tensor]:
+    def sample(self, given: Batch, to: tuple[str, ...], how: Sampling, rng: torch.Generator) -> dict[str, Tensor]:
         """{target: value} from the slots present in `given`; the target's own value there is not looked at.
 
-        steps, guidance and rng are the joint flow's; here nothing is drawn. Raises ConfigError for another slot.
+        how and rng are other generators'; here nothing is drawn. Raises ConfigError for another slot.
         """
         if to != (self.target,):
             raise ConfigError(f"this concat_baseline makes '{self.target}' only, asked for {', '.join(to)}")

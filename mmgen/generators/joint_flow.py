@@ -21,6 +21,7 @@ from mmgen.batches import Batch
 from mmgen.errors import ConfigError, unknown_name
 from mmgen.generators.roles import ABSENT, GIVEN, ROLES, TARGET, draw_roles, draw_times
 from mmgen.generators.samplers import State, sampler
+from mmgen.generators.sampling import Sampling
 
 TIME_FREQUENCIES = 32
 EMBEDDING_SUFFIX = ".fusion"
@@ -224,15 +225,13 @@ class JointFlow(nn.Module):
     # ------------------------------------------------------------ sampling
 
     @torch.no_grad()
-    def sample(
-        self, given: Batch, to: Sequence[str], *, steps: int, guidance: float, rng: torch.Generator | None = None
-    ) -> State:
+    def sample(self, given: Batch, to: Sequence[str], how: Sampling, rng: torch.Generator | None = None) -> State:
         """Latents (B, T, D) of the slots `to`, made together from what `given` holds of the others.
 
         given: latents and fusion embeddings as in `loss`; a row may lack any slot, and B rows without a slot ask for
         unconditional samples. What it holds of the slots in `to` is not looked at.
-        steps: of the solver. guidance: 1 follows the model; more moves away from what each slot would be if made
-        alone (Ho & Salimans 2022, arXiv:2207.12598), which also draws slots that are made together towards each other.
+        how: guidance moves away from what each slot would be if made alone (Ho & Salimans, arXiv:2207.12598), which
+        also draws slots that are made together towards each other.
         rng: noise is drawn row by row, so a row's sample does not depend on how many follow it.
 
         Raises ConfigError for an unknown or repeated slot, none at all, or steps below 1.
@@ -249,9 +248,9 @@ class JointFlow(nn.Module):
         x_0 = self._noise(targets, len(given), rng, roles_BS.device)
 
         def field(x: State, t: float) -> State:
-            return self._guided(x, t, known, roles_BS, embeddings, guidance)
+            return self._guided(x, t, known, roles_BS, embeddings, how.guidance)
 
-        return sampler(self.sampler)(field, x_0, steps)
+        return sampler(self.sampler)(field, x_0, how.steps)
 
     def _check_targets(self, to: Sequence[str]) -> None:
         if not to or len(set(to)) < len(to):

@@ -14,6 +14,7 @@ from mmgen.codecs.table import CODECS
 from mmgen.encoders.table import ENCODERS, make_encoder
 from mmgen.fusion.table import FUSES, make_fusion
 from mmgen.generators.joint_flow import embedding_key
+from mmgen.generators.sampling import Sampling
 from mmgen.generators.table import GENERATORS
 from mmgen.records import Modality
 
@@ -141,7 +142,7 @@ def joint_flow() -> Case:
 
     def outputs(module: Any, batch: Batch) -> dict[str, Tensor]:
         # noise is drawn row by row, so that a row's sample does not depend on how many follow it
-        made: dict[str, Tensor] = module.sample(batch, ("image",), steps=3, guidance=2.0, rng=rng(5))
+        made: dict[str, Tensor] = module.sample(batch, ("image",), Sampling(steps=3, guidance=2.0), rng(5))
         return made
 
     return Case(
@@ -158,7 +159,7 @@ def concat_baseline(target: str) -> Case:
         )  # fmt: skip
 
     def outputs(module: Any, batch: Batch) -> dict[str, Tensor]:
-        made = module.sample(batch, (target,), steps=1, guidance=1.0, rng=rng())
+        made = module.sample(batch, (target,), Sampling(steps=1, guidance=1.0), rng())
         return {"made": made[target].float(), "logits": module.classify(batch)}
 
     return Case(

@@ -12,7 +12,8 @@ from torch import Tensor
 from mmgen.batches import Batch
 from mmgen.evaluate.exam import Exam
 from mmgen.evaluate.examples import EXAMPLES, GRID_COLUMNS, GRID_ROWS, chosen, direction_files, grid, pictures
-from mmgen.evaluate.measure import Sampling
+from mmgen.evaluate.measure import Draws
+from mmgen.generators.sampling import Sampling
 from mmgen.modalities.audio import AudioMedia
 from mmgen.preprocess.audio import AudioPreprocess
 from mmgen.preprocess.image import ImagePreprocess
@@ -26,7 +27,7 @@ HOW: dict[str, Preprocess] = {
     "image": ImagePreprocess(16),
     "audio": AudioPreprocess(8_000, 0.25, 16, n_fft=256, hop=125),
 }
-SAMPLING = Sampling(steps=1, guidance=1.0, seed=0)
+SAMPLING = Draws(Sampling(steps=1, guidance=1.0), seed=0)
 
 
 class Grey:
@@ -34,9 +35,7 @@ class Grey:
 
     makes = ("text", "image", "audio")
 
-    def make(
-        self, given: Batch, to: tuple[str, ...], *, guidance: float, steps: int, rng: torch.Generator
-    ) -> dict[str, Tensor]:
+    def make(self, given: Batch, to: tuple[str, ...], how: Sampling, rng: torch.Generator) -> dict[str, Tensor]:
         count = len(given)
         level = torch.linspace(1, -1, count).view(-1, 1, 1, 1)
         made = {

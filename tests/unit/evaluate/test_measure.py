@@ -10,11 +10,12 @@ from torch import Tensor
 
 from mmgen.batches import Batch
 from mmgen.evaluate import measure, scores
-from mmgen.evaluate.measure import Made, Panel, Sampling
+from mmgen.evaluate.measure import Draws, Made, Panel
+from mmgen.generators.sampling import Sampling
 from mmgen.records import Modality
 
 CLASSES, WIDTH = 5, 12
-HOW = Sampling(steps=1, guidance=1.0, seed=0)
+HOW = Draws(Sampling(steps=1, guidance=1.0), seed=0)
 
 
 def shown(labels: Tensor) -> Tensor:
@@ -49,9 +50,7 @@ class Copies:
     def __init__(self, wrong: int = 0) -> None:
         self.wrong, self.seen = wrong, []  # type: ignore[var-annotated]
 
-    def make(
-        self, given: Batch, to: tuple[str, ...], *, guidance: float, steps: int, rng: torch.Generator
-    ) -> dict[str, Tensor]:
+    def make(self, given: Batch, to: tuple[str, ...], how: Sampling, rng: torch.Generator) -> dict[str, Tensor]:
         self.seen.append((given, torch.rand((), generator=rng).item()))
         present = [slot for slot, mask in given.masks.items() if mask.any()]
         classes = judge(given.values[present[0]]).argmax(1) if present else torch.zeros(len(given), dtype=torch.long)

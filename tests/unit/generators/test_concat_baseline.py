@@ -15,6 +15,7 @@ from mmgen.batches import Batch
 from mmgen.errors import ConfigError
 from mmgen.generators.concat_baseline import EOS_ID, PAD_ID, ConcatBaseline
 from mmgen.generators.config import ConcatBaselineConfig
+from mmgen.generators.sampling import Sampling
 from mmgen.records import Modality
 
 MODALITIES: dict[str, Modality] = {"text": "text", "image": "image", "audio": "audio"}
@@ -60,7 +61,7 @@ def test_its_parts_have_the_textbooks_sizes() -> None:
 
 @pytest.mark.parametrize(("target", "shape"), [("image", (6, 1, 32, 32)), ("audio", (6, 16, 20)), ("text", (6, 10))])
 def test_it_makes_its_target_as_a_value(target: str, shape: tuple[int, ...]) -> None:
-    made = baseline(target).eval().sample(batch(), (target,), steps=1, guidance=1.0, rng=rng())[target]
+    made = baseline(target).eval().sample(batch(), (target,), Sampling(steps=1, guidance=1.0), rng())[target]
     assert made.shape == shape
     assert made.dtype == (torch.long if target == "text" else torch.float32)
 
@@ -73,20 +74,20 @@ def test_a_text_is_padding_after_its_end() -> None:
         last.weight.zero_()
         last.bias.view(10, 24)[:, 9] = 1.0
         last.bias.view(10, 24)[4, EOS_ID] = 2.0
-    made = model.sample(batch(2), ("text",), steps=1, guidance=1.0, rng=rng())["text"]
+    made = model.sample(batch(2), ("text",), Sampling(steps=1, guidance=1.0), rng())["text"]
     assert made.tolist() == [[9, 9, 9, 9, EOS_ID, 0, 0, 0, 0, 0]] * 2
 
 
 def test_sampling_never_looks_at_the_targets_own_value() -> None:
     model, first, second = baseline().eval(), batch(), batch()
     second.values["image"].normal_(generator=rng())
-    made = [model.sample(each, ("image",), steps=1, guidance=1.0, rng=rng())["image"] for each in (first, second)]
+    made = [model.sample(each, ("image",), Sampling(steps=1, guidance=1.0), rng())["image"] for each in (first, second)]
     assert torch.equal(*made)
 
 
 def test_it_makes_no_other_slot() -> None:
     with pytest.raises(ConfigError, match="makes 'image' only, asked for audio"):
-        baseline().sample(batch(), ("audio",), steps=1, guidance=1.0, rng=rng())
+        baseline().sample(batch(), ("audio",), Sampling(steps=1, guidance=1.0), rng())
 
 
 def test_rows_without_the_target_teach_the_label_alone() -> None:

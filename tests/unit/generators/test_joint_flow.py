@@ -14,6 +14,7 @@ from mmgen.errors import ConfigError
 from mmgen.generators.joint_flow import JointFlow, embedding_key
 from mmgen.generators.roles import ABSENT, GIVEN, TARGET, draw_roles, draw_times
 from mmgen.generators.samplers import SAMPLERS, State, euler, heun
+from mmgen.generators.sampling import Sampling
 
 SHAPES = {"a": (2, 3), "b": (1, 4), "c": (3, 1), "d": (1, 2)}
 E = 5
@@ -53,7 +54,7 @@ def rng(seed: int = 7) -> torch.Generator:
 
 
 def sample(flow: JointFlow, given: Batch, *to: str, guidance: float = 2.0, steps: int = 3) -> State:
-    return flow.sample(given, to, steps=steps, guidance=guidance, rng=rng())
+    return flow.sample(given, to, Sampling(steps, guidance), rng())
 
 
 class TestRoles:
@@ -208,9 +209,9 @@ def test_one_network_learns_the_joint_and_both_conditionals() -> None:
     flow.eval()
     for given, made in (("x", "y"), ("y", "x")):
         condition = replace(pairs, values={given: sign}, masks={given: masks[given]})
-        found = flow.sample(condition, (made,), steps=20, guidance=1.0, rng=rng())[made]
+        found = flow.sample(condition, (made,), Sampling(20, 1.0), rng())[made]
         assert (found.sign() == sign).float().mean() > 0.95
     nothing = replace(pairs, values={}, masks={})
-    both = flow.sample(nothing, ("x", "y"), steps=20, guidance=1.5, rng=rng())
+    both = flow.sample(nothing, ("x", "y"), Sampling(20, 1.5), rng())
     assert (both["x"].sign() == both["y"].sign()).float().mean() > 0.9
     assert 0.3 < (both["x"] > 0).float().mean() < 0.7
