@@ -15,6 +15,9 @@ class JointFlowConfig(Settings):
     """Joint latent rectified flow, one time per slot."""
 
     kind: Literal["joint_flow"] = "joint_flow"
+    #: residual: all latents side by side through residual blocks; transformer: every latent token by itself
+    network: Literal["residual", "transformer"] = "residual"
+    #: of the network; a multiple of 32 for a transformer
     width: int = Field(512, ge=8)
     blocks: int = Field(6, ge=1)
     #: width of the blocks' hidden layer; None: twice the width

@@ -4,26 +4,24 @@ Every slot has a role and a time of its own (Bao et al. 2023, arXiv:2303.06555, 
 2022, arXiv:2209.03003): what is given stands at t = 1 (data), what is made moves from t = 0 (noise) to t = 1, what is
 absent is left out. x_t = (1 - t) x_0 + t x_1 and dx_t = x_1 - x_0, with x_0 from N(0, 1).
 
-Shape suffixes: B batch, S slots, T latent tokens, D latent width, E width of a fusion embedding, W network width.
+Shape suffixes: B batch, S slots, T latent tokens, D latent width, E width of a fusion embedding.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mmgen.batches import Batch
 from mmgen.errors import ConfigError, unknown_name
-from mmgen.generators.roles import ABSENT, GIVEN, ROLES, TARGET, draw_roles, draw_times
+from mmgen.generators.fields import FIELDS
+from mmgen.generators.roles import ABSENT, GIVEN, TARGET, draw_roles, draw_times
 from mmgen.generators.samplers import State, sampler
 from mmgen.generators.sampling import Sampling
 
-TIME_FREQUENCIES = 32
 EMBEDDING_SUFFIX = ".fusion"
 
 
@@ -32,34 +30,12 @@ def embedding_key(slot: str) -> str:
     return slot + EMBEDDING_SUFFIX
 
 
-class ModulatedBlock(nn.Module):
-    """Residual block whose norm is scaled, shifted and gated by the condition (Peebles & Xie 2023, arXiv:2212.09748).
-
-    The modulation is one projection for all blocks plus a table of each block's own (Chen et al. 2023,
-    arXiv:2310.00426), which is what keeps a step cheap. It starts as the identity.
-    """
-
-    def __init__(self, width: int, hidden: int, dropout: float) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.table = nn.Parameter(torch.zeros(3, width))
-        self.up = nn.Linear(width, hidden)
-        self.down = nn.Linear(hidden, width)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, h_BW: Tensor, modulation_B3W: Tensor) -> Tensor:
-        scale_BW, shift_BW, gate_BW = (modulation_B3W + self.table).unbind(1)
-        inner_BW = self.norm(h_BW) * (1 + scale_BW) + shift_BW
-        out: Tensor = h_BW + gate_BW * self.down(self.dropout(F.silu(self.up(inner_BW))))
-        return out
-
-
 class JointFlow(nn.Module):
     """See the module. Latents are expected standardised.
 
     Args:
         slots: slot to its latent shape (T, D).
-        width, blocks, hidden: of the residual network on the concatenated latents; hidden None is 2 · width.
+        network: "residual" or "transformer", see `fields`. width, blocks, hidden: its size; hidden None is 2 · width.
         embedding_width: E, if the fusion embeddings of given slots are a further condition; None: they are not.
         joint_share: share of training rows in which every present slot is a target.
         shared_time: share of the rows whose targets have one time together.
@@ -77,6 +53,7 @@ class JointFlow(nn.Module):
         self,
         *,
         slots: Mapping[str, Sequence[int]],
+        network: str = "residual",
         width: int = 512,
         blocks: int = 6,
         hidden: int | None = None,
@@ -98,27 +75,18 @@ class JointFlow(nn.Module):
         self.joint_share, self.shared_time = joint_share, shared_time
         self.given_share, self.absent_share = given_share, absent_share
         self.condition_dropout, self.given_noise, self.sampler = condition_dropout, given_noise, sampler
-        sizes = {slot: tokens * wide for slot, (tokens, wide) in self.shapes.items()}
-        # ModuleDict refuses names with dots and of its own methods, so slots go by number
-        self.read = nn.ModuleList(nn.Linear(size, width) for size in sizes.values())
-        self.write = nn.ModuleList(nn.Linear(width, size) for size in sizes.values())
-        self.embed = nn.ModuleList(nn.Linear(embedding_width, width) for _ in sizes) if embedding_width else None
-        self.register_buffer("frequencies", torch.exp(torch.linspace(0.0, math.log(64.0), TIME_FREQUENCIES)))
-        self.times = nn.Linear(len(sizes) * 2 * TIME_FREQUENCIES, width)
-        self.roles = nn.Parameter(torch.randn(len(sizes), ROLES, width) * 0.02)
-        self.modulate = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 3 * width))
-        self.blocks = nn.ModuleList(ModulatedBlock(width, hidden or 2 * width, dropout) for _ in range(blocks))
-        self.norm_out = nn.LayerNorm(width)
-        for layer in (self.modulate[-1], *self.write):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        if network not in FIELDS:
+            raise ConfigError(unknown_name("network", network, FIELDS))
+        self.field = FIELDS[network](
+            self.shapes, width=width, blocks=blocks, hidden=hidden or 2 * width, embedding_width=embedding_width,
+            dropout=dropout,
+        )  # fmt: skip
+        self.register_load_state_dict_pre_hook(_named_as_before)
 
     @property
     def slots(self) -> tuple[str, ...]:
         """Names of the slots, in order."""
         return tuple(self.shapes)
-
-    # ------------------------------------------------------------ the field
 
     def velocity(
         self, x_t: Mapping[str, Tensor], t_BS: Tensor, roles_BS: Tensor, embeddings: Mapping[str, Tensor] | None = None
@@ -128,26 +96,8 @@ class JointFlow(nn.Module):
         x_t: slot to (B, T, D); what is ABSENT is not looked at, and a slot that is left out must be ABSENT.
         embeddings: slot to (B, E), zeros where there is none; only looked at where a slot is GIVEN.
         """
-        # sines of large angles need float32 whatever the precision around
-        angles_BSF = 2 * math.pi * t_BS.float()[..., None] * self.frequencies  # type: ignore[operator]
-        waves_BF = torch.cat([angles_BSF.sin(), angles_BSF.cos()], dim=-1).flatten(1)
-        condition_BW = self.times(waves_BF) + self.roles[torch.arange(len(self.slots)), roles_BS].sum(1)
-        h_BW = torch.zeros_like(condition_BW)
-        for number, slot in enumerate(self.slots):
-            if slot in x_t:
-                seen_B1 = (roles_BS[:, number] != ABSENT)[:, None]
-                h_BW = h_BW + seen_B1 * self.read[number](x_t[slot].flatten(1))
-            if self.embed is not None and embeddings and slot in embeddings:
-                given_B1 = (roles_BS[:, number] == GIVEN)[:, None]
-                h_BW = h_BW + given_B1 * self.embed[number](embeddings[slot])
-        modulation_B3W = self.modulate(condition_BW).unflatten(1, (3, -1))
-        for block in self.blocks:
-            h_BW = block(h_BW, modulation_B3W)
-        h_BW = self.norm_out(h_BW)
-        return {
-            slot: write(h_BW).float().unflatten(1, shape)
-            for (slot, shape), write in zip(self.shapes.items(), self.write, strict=True)
-        }
+        out: State = self.field(x_t, t_BS, roles_BS, embeddings or {})
+        return out
 
     # ------------------------------------------------------------ training
 
@@ -194,7 +144,7 @@ class JointFlow(nn.Module):
 
     def _embeddings(self, batch: Batch) -> State:
         """Slot to (B, E), zeros where a row has none."""
-        if self.embed is None:
+        if self.embedding_width is None:
             return {}
         keys = {slot: embedding_key(slot) for slot in self.slots}
         return {
@@ -281,3 +231,11 @@ class JointFlow(nn.Module):
             alone = self.velocity({slot: x[slot]}, t * (alone_BS == TARGET).float(), alone_BS)[slot]
             guided[slot] = alone + guidance * (together[slot] - alone)
         return guided
+
+
+def _named_as_before(_: nn.Module, state: dict[str, Tensor], prefix: str, *__: object) -> None:
+    """Weights of mmgen 0.1's first models, which had one network and no `field`, under today's names."""
+    if f"{prefix}frequencies" in state:
+        for name in [name for name in state if name.startswith(prefix)]:
+            inner = name.removeprefix(prefix)
+            state[f"{prefix}field.{'waves.' if inner == 'frequencies' else ''}{inner}"] = state.pop(name)

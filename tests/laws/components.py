@@ -13,6 +13,7 @@ from mmgen.batches import Batch
 from mmgen.codecs.table import CODECS
 from mmgen.encoders.table import ENCODERS, make_encoder
 from mmgen.fusion.table import FUSES, make_fusion
+from mmgen.generators.fields import FIELDS
 from mmgen.generators.joint_flow import embedding_key
 from mmgen.generators.sampling import Sampling
 from mmgen.generators.table import GENERATORS
@@ -134,10 +135,10 @@ def fusion(kind: str) -> Case:
     return Case(f"fusion:{kind}", make, tensors, outputs, lambda m, b, noise: m.loss(b, noise)["loss"], fits=0.4)
 
 
-def joint_flow() -> Case:
+def joint_flow(network: str) -> Case:
     def make() -> nn.Module:
         return GENERATORS["joint_flow"](  # type: ignore[call-arg]
-            slots=LATENTS, width=64, blocks=2, embedding_width=EMBEDDING
+            slots=LATENTS, network=network, width=64, blocks=2, embedding_width=EMBEDDING
         )
 
     def outputs(module: Any, batch: Batch) -> dict[str, Tensor]:
@@ -146,7 +147,7 @@ def joint_flow() -> Case:
         return made
 
     return Case(
-        "generator:joint_flow", make, latents, outputs, lambda m, b, noise: m.loss(b, noise)["loss"],
+        f"generator:joint_flow:{network}", make, latents, outputs, lambda m, b, noise: m.loss(b, noise)["loss"],
         fits=0.6, steps=250,
     )  # fmt: skip
 
@@ -173,6 +174,6 @@ CASES: tuple[Case, ...] = (
     *(encoder(kind, modality) for kind, each in ENCODERS.items() for modality in MODALITIES.values()
       if modality in each.modalities),
     *(fusion(kind) for kind in FUSES),
-    joint_flow(),
+    *(joint_flow(network) for network in FIELDS),
     *(concat_baseline(target) for target in SHAPES),
 )  # fmt: skip
