@@ -40,15 +40,16 @@ def lease_folder() -> Path:
 @contextlib.contextmanager
 def device_lease(
     *,
+    device: str | None = None,
     wait_seconds: float = WAIT_SECONDS,
     say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[str | None]:
-    """Hold one free device and make it the only one that this process and its children see.
+    """Hold one free device (`device`, if named) and make it the only one that this process and its children see.
 
     Yields its name, or None on a machine without devices. Waits for one to become free, and raises OutsideError
     after `wait_seconds`. Take it before CUDA starts in the process: later, the variable changes nothing.
     """
-    names = devices()
+    names = [device] if device else devices()
     if not names:
         yield None
         return

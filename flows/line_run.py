@@ -69,17 +69,22 @@ class LogProgress:
 
 
 class _Lease:
-    """At most one device for the process: CUDA, once started, does not change it."""
+    """At most one device for the process, and after a pause the same: CUDA, once started, does not change it."""
 
-    def __init__(self, stack: contextlib.ExitStack) -> None:
-        self.stack, self.taken = stack, False
+    def __init__(self) -> None:
+        self.stack, self.holds = contextlib.ExitStack(), False
+        self.device: str | None = None
 
     def take(self, say: Callable[[str], None]) -> None:
-        if not self.taken:
-            self.taken = True
-            device = self.stack.enter_context(device_lease(say=say))
-            if device is not None:
-                say(f"device {device} leased")
+        if not self.holds:
+            self.device = self.stack.enter_context(device_lease(device=self.device, say=say))
+            self.holds = True
+            if self.device is not None:
+                say(f"device {self.device} leased")
+
+    def give_back(self) -> None:
+        self.stack.close()
+        self.holds = False
 
 
 # the command line puts its bars here before it calls a flow; everywhere else progress is log lines
@@ -114,12 +119,20 @@ def one_lease() -> Iterator[None]:
     if _lease.get() is not None:
         yield
         return
-    with contextlib.ExitStack() as stack:
-        token = _lease.set(_Lease(stack))
-        try:
-            yield
-        finally:
-            _lease.reset(token)
+    lease = _Lease()
+    token = _lease.set(lease)
+    try:
+        yield
+    finally:
+        _lease.reset(token)
+        lease.give_back()
+
+
+def pause_lease() -> None:
+    """Give back what `one_lease` holds, for a flow elsewhere that this one waits for: it may want the same device."""
+    lease = _lease.get()
+    if lease is not None:
+        lease.give_back()
 
 
 def perform_steps(

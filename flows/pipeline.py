@@ -19,7 +19,7 @@ from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.extract import extract
-from flows.line_run import Options, one_lease, read_config
+from flows.line_run import Options, one_lease, pause_lease, read_config
 from flows.prepare import prepare
 from flows.publish import publish
 from flows.register import register
@@ -84,6 +84,7 @@ def mmgen_line(
 
 def _run_elsewhere(deployment: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
     """Run a deployed flow to its end and return its outcomes, from the record that it left in the store."""
+    pause_lease()
     there: FlowRun = run_deployment(  # type: ignore[assignment]
         deployment, parameters=parameters, as_subflow=True
     )

@@ -6,6 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from mmgen.runtime import Runtime
@@ -22,6 +23,10 @@ _QUIET = {
     "AWS_EC2_METADATA_DISABLED": "true",
     "MPLBACKEND": "Agg",
 }
+
+# how long an example takes is the machine's affair: a busy one is no fault
+hypothesis.settings.register_profile("mmgen", deadline=None)
+hypothesis.settings.load_profile("mmgen")
 
 # before any test module is imported: Prefect and MLflow read these when they are
 for _name in [name for name in os.environ if name.startswith(_CALLERS)]:

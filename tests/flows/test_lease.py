@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from flows.lease import device_lease, devices
+from flows.line_run import _lease, one_lease, pause_lease
 from mmgen.errors import OutsideError
 
 _HOLD = """
@@ -117,3 +119,25 @@ def test_waiting_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with device_lease(), pytest.raises(OutsideError), device_lease(wait_seconds=0.6, say=said.append):
         pass
     assert said == ["waiting for one of the devices 7"]
+
+
+def test_a_pause_frees_the_device_for_others_and_takes_the_same_one_again() -> None:
+    said: list[str] = []
+    with one_lease():
+        lease = _lease.get()
+        assert lease is not None
+        lease.take(said.append)
+        lease.take(said.append)
+        pause_lease()
+        first, one = hold()
+        second, two = hold()
+        assert sorted((one, two)) == ["0 0", "1 1"]
+        # device 1 is free, and this process computes on 0 once it has
+        end(second if one == "0 0" else first)
+        waiting = threading.Timer(0.5, end, (first if one == "0 0" else second,))
+        waiting.start()
+        lease.take(said.append)
+        waiting.join()
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+    assert said == ["device 0 leased", "waiting for one of the devices 0", "device 0 leased"]
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ

@@ -53,7 +53,7 @@ def facts_of(rows: list[dict[str, object]]) -> pl.DataFrame:
     })  # fmt: skip
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     st.lists(ROW, min_size=1, max_size=40),
     RULES,
