@@ -96,7 +96,7 @@ class AdversarialGenerator(nn.Module):
         dropout: float = 0.0,
         adversarial_weight: float = 0.1,
         energy_weight: float = 1.0,
-        penalty_weight: float = 1.0,
+        penalty_weight: float = 0.1,
     ) -> None:
         super().__init__()
         if not slots:

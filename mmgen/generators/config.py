@@ -78,8 +78,10 @@ class AdversarialConfig(Settings):
     #: weight of the energy score of two draws
     energy_weight: float = Field(1.0, ge=0)
     #: weight of the discriminator's mean squared slope at real latents
-    penalty_weight: float = Field(1.0, ge=0)
-    train: TrainConfig = TrainConfig(steps=1_800, batch_size=256, learning_rate=5e-4, ema_decay=0.999, warmup_steps=100)
+    penalty_weight: float = Field(0.1, ge=0)
+    train: TrainConfig = TrainConfig(
+        steps=1_800, batch_size=256, learning_rate=1e-3, beta1=0.5, ema_decay=0.999, warmup_steps=100
+    )
     pin: PinConfig = PinConfig()
 
 
