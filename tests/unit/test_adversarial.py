@@ -150,7 +150,10 @@ class TestDiscriminators:
     def test_a_row_does_not_depend_on_the_rows_beside_it(self) -> None:
         torch.manual_seed(0)
         grids, waves = torch.randn(3, 2, 32, 32), torch.randn(3, 331)
-        for discriminator, x in ((MultiScaleDiscriminator(2, (32, 32), width=8), grids), (PeriodDiscriminator(), waves)):
+        for discriminator, x in (
+            (MultiScaleDiscriminator(2, (32, 32), width=8), grids),
+            (PeriodDiscriminator(), waves),
+        ):
             whole, alone = scores(discriminator(x)), scores(discriminator(x[:1]))
             assert all(torch.allclose(one[:1], other, atol=1e-5) for one, other in zip(whole, alone, strict=True))
 

@@ -243,7 +243,11 @@ def test_the_default_fits_every_usual_size(size: int) -> None:
 @pytest.mark.parametrize(
     ("height", "width", "wanted"),
     [
-        (100, 100, r"multiples of 16, came 100 × 100; this size fits patch 4 with 1 width, or .* 96 × 96 and 112 × 112"),
+        (
+            100,
+            100,
+            r"multiples of 16, came 100 × 100; this size fits patch 4 with 1 width, or .* 96 × 96 and 112 × 112",
+        ),
         (48, 48, r"multiples of 32, came 48 × 48; this size fits patch 4 with 3 widths, or patch 2 with 4 widths, or "),
         (33, 64, r"this size fits patch 1 with 1 width; 16 fits sizes such as 32 × 64 and 48 × 80"),
     ],
