@@ -1,4 +1,4 @@
-"""Two players in one step: each learns from its own loss alone; discriminators of any grid, and what they cannot see."""
+"""Two players in one step, each learning from its own loss alone; discriminators of any grid, and what they see."""
 
 from __future__ import annotations
 
