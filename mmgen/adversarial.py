@@ -119,7 +119,7 @@ class PeriodDiscriminator(nn.Module):
         found: Looks = []
         for period, part in zip(self.periods, self.parts, strict=True):
             padded_BT = F.pad(x_BT, (0, -x_BT.shape[1] % period))
-            found += part(padded_BT.unflatten(1, (-1, period)).unsqueeze(1))
+            found += part(padded_BT.reshape(len(x_BT), 1, -1, period))
         return found
 
 

@@ -47,7 +47,8 @@ class GridLearner(nn.Module):
         return found
 
     def _beside(self, real_BCHW: Tensor, made_BCHW: Tensor) -> dict[str, Tensor]:
-        total, shown = made_BCHW.new_zeros(()), {}
+        total = made_BCHW.new_zeros(())
+        shown: dict[str, Tensor] = {}
         if self.discriminator is not None:
             both = play(self.discriminator, [real_BCHW], [made_BCHW])
             total = both.own + self.adversarial_weight * both.fooling + self.feature_weight * both.features

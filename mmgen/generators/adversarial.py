@@ -52,7 +52,6 @@ class Draw:
     nothing is a target. weight_BN: how much each number counts, 1 in all per row (0 in one without a target)."""
 
     known_BK: Tensor
-    roles_BS: Tensor
     real_BN: Tensor
     made_BN: Tensor
     other_BN: Tensor
@@ -78,6 +77,7 @@ class AdversarialGenerator(nn.Module):
     """
 
     feature_set: ClassVar[Literal["latents", "tensors"]] = "latents"
+    slot_N: Tensor
 
     def __init__(
         self,
@@ -111,6 +111,8 @@ class AdversarialGenerator(nn.Module):
         self.adversarial_weight, self.energy_weight = adversarial_weight, energy_weight
         self.penalty_weight = penalty_weight
         self.width, self.depth, self.hidden = width, blocks, hidden or 2 * width
+        # of every number the slot that it belongs to; known from the shapes, so no part of what is saved
+        self.register_buffer("slot_N", torch.arange(len(self.sizes)).repeat_interleave(torch.tensor(self.sizes)), False)
         self.read = nn.Linear(self.condition_size, width)
         self.noise = nn.Linear(noise_width, width)
         self.blocks = nn.Sequential(*(ResidualBlock(width, self.hidden, dropout) for _ in range(blocks)))
@@ -160,16 +162,13 @@ class AdversarialGenerator(nn.Module):
         weight_BN = self._weights(wanted_BN)
         weights_B = batch.weights_B * (weight_BN.sum(1) > 0)
         real_BN = real_BN.masked_fill(~wanted_BN, 0.0)
-        return Draw(known_BK, roles_BS, real_BN, made_BN, other_BN, weight_BN, weights_B)
+        return Draw(known_BK, real_BN, made_BN, other_BN, weight_BN, weights_B)
 
     def _weights(self, wanted_BN: Tensor) -> Tensor:
         """Every target slot counts the same, whatever its size."""
-        each = []
-        for part_Bn in wanted_BN.split(self.sizes, dim=1):
-            each.append(part_Bn / part_Bn.sum(1, keepdim=True).clamp_min(1))
-        weight_BN = torch.cat(each, dim=1)
-        out: Tensor = weight_BN / weight_BN.sum(1, keepdim=True).clamp_min(TINY)
-        return out
+        parts = torch.split(wanted_BN.float(), self.sizes, dim=1)
+        weight_BN = torch.cat([part / part.sum(1, keepdim=True).clamp_min(1) for part in parts], dim=1)
+        return weight_BN / weight_BN.sum(1, keepdim=True).clamp_min(TINY)
 
     def _present(self, batch: Batch) -> Tensor:
         """(B, S) bool."""
@@ -179,7 +178,7 @@ class AdversarialGenerator(nn.Module):
 
     def _spread(self, is_BS: Tensor) -> Tensor:
         """What is said of slots (B, S), of each of their numbers (B, N)."""
-        return is_BS.repeat_interleave(torch.tensor(self.sizes, device=is_BS.device), dim=1)
+        return is_BS[:, self.slot_N]
 
     def _latents(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Latents (B, N), zeros where there are none, and where there are some (B, N)."""

@@ -171,7 +171,7 @@ class TestEnergyScore:
         count = len(real)
         ones = torch.ones(count, 1)
         none = torch.zeros(count, 0)
-        return energy_score(Draw(none, none, real, made, other, ones, ones[:, 0])).item()
+        return energy_score(Draw(none, real, made, other, ones, ones[:, 0])).item()
 
     def test_it_is_lowest_for_draws_that_are_spread_as_the_data_are(self) -> None:
         data = torch.tensor([-1.0, 1.0])
