@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mmgen.encoders.config import EncoderConfig
 from mmgen.settings import Settings
@@ -83,6 +83,12 @@ class AdversarialConfig(Settings):
         steps=1_800, batch_size=256, learning_rate=1e-3, beta1=0.5, ema_decay=0.999, warmup_steps=100
     )
     pin: PinConfig = PinConfig()
+
+    @model_validator(mode="after")
+    def _learns(self) -> AdversarialConfig:
+        if self.adversarial_weight + self.energy_weight == 0:
+            raise ValueError("wanted adversarial_weight or energy_weight above 0, came 0 for both")
+        return self
 
 
 GeneratorConfig = Annotated[JointFlowConfig | ConcatBaselineConfig | AdversarialConfig, Field(discriminator="kind")]

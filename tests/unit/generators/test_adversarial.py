@@ -281,3 +281,5 @@ def test_its_recipe_is_small_with_this_generator() -> None:
     made = configs.build(raw)
     assert made.generator == AdversarialConfig()
     assert made.slots == configs.build({**raw, "recipe": "small"}).slots
+    with pytest.raises(ConfigError, match=r"generator.*adversarial_weight or energy_weight above 0"):
+        configs.build({**raw, "generator": {"adversarial_weight": 0, "energy_weight": 0}})
