@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from mmgen.artifact import FileEntry
 from mmgen.batches import VALUE, Batch, Loader, Samples
 from mmgen.codec_set import CodecSet, make_codec
-from mmgen.codecs.config import AudioCodecConfig, ImageCodecConfig, JudgesConfig, TextCodecConfig
+from mmgen.codecs.config import AudioCodecConfig, GridTerms, ImageCodecConfig, JudgesConfig, TextCodecConfig
+from mmgen.codecs.grid import GridCodec
+from mmgen.codecs.learner import GridLearner
 from mmgen.evaluate.judges import Judge, make_judge
 from mmgen.extract import alternatives, read_media
 from mmgen.preprocess.table import Preprocess
@@ -62,7 +64,7 @@ def fit_tokenizer(store: Store, shards: Sequence[FileEntry], slots: Sequence[str
 
 def codec_args(config: CodecConfig, how: Preprocess) -> dict[str, Any]:
     """A codec's constructor arguments: the size of the slot's values, and the settings."""
-    settings = config.model_dump(mode="json", exclude={"kind", "train", "vocab_size"})
+    settings = config.model_dump(mode="json", exclude={"kind", "train", "vocab_size", *GridTerms.model_fields})
     if isinstance(how, TextPreprocess):
         return {"vocabulary": len(how.tokenizer), "length": how.max_tokens, **settings}
     names = ("channels", "height", "width") if how.modality == "image" else ("mels", "frames")
@@ -77,18 +79,28 @@ def fit_codec(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         codec: Any = make_codec(config.kind, args).to(bench.world.device)
+    learner: Any = codec_learner(codec, config, part_seed(seed, "adversary")).to(bench.world.device)
 
     def loss(batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
         # padding rows are copies of real ones, so a loss that knows no weights is safe with them
-        found: dict[str, Tensor] = codec.loss(batch.values[VALUE], rng)
+        found: dict[str, Tensor] = learner.loss(batch.values[VALUE], rng)
         return found
 
     loader = _loader(bench, samples, samples.having(VALUE), how, config.train.batch_size, seed)
     trained = train(
-        codec, loss, loader, config.train, world=bench.world, seed=seed, what=f"codec:{how.modality}",
+        learner, loss, loader, config.train, world=bench.world, seed=seed, what=f"codec:{how.modality}",
         checkpoint=checkpoint, progress=bench.progress,
     )  # fmt: skip
-    return {"kind": config.kind, "args": args}, trained
+    return {"kind": config.kind, "args": args}, replace(trained, module=codec)
+
+
+def codec_learner(codec: nn.Module, config: CodecConfig, seed: int) -> nn.Module:
+    """What the loop trains: the codec, with what its further terms need beside it if there are any."""
+    terms = config.terms() if isinstance(config, GridTerms) else {}
+    if not any(terms.values()):
+        return codec
+    assert isinstance(codec, GridCodec)
+    return GridLearner(codec, **terms, seed=seed)
 
 
 def _loader(bench: Bench, samples: Samples, indices: np.ndarray, how: Preprocess, batch_size: int, seed: int) -> Loader:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmgen.adversarial import learner_of
 from mmgen.artifact import Artifact, Draft, canonical_json
 from mmgen.batches import Loader, Samples, open_samples
 from mmgen.codec_set import CodecSet, weights_of
@@ -17,7 +18,7 @@ from mmgen.config import Config
 from mmgen.errors import ConfigError
 from mmgen.features import FeatureSet
 from mmgen.fit import history
-from mmgen.generators.config import ConcatBaselineConfig, JointFlowConfig
+from mmgen.generators.config import AdversarialConfig, ConcatBaselineConfig, JointFlowConfig
 from mmgen.generators.label_report import label_report
 from mmgen.generators.table import GENERATORS
 from mmgen.identity import Identity, identity
@@ -140,9 +141,19 @@ def concat_baseline_args(config: Config, codecs: CodecSet, inputs: Mapping[str, 
     }
 
 
+def adversarial_args(config: Config, codecs: CodecSet, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
+    """Constructor arguments of the adversarial generator: latent shapes, width of the fusion embedding, settings."""
+    assert isinstance(config.generator, AdversarialConfig)
+    settings = config.generator.model_dump(mode="json", exclude={"kind", "train", "pin", "fusion_condition"})
+    shapes = {slot: list(codecs.latent_shape(slot)) for slot in codecs.slots}
+    width = inputs["fusion"].facts["args"]["width"] if config.generator.fusion_condition else None
+    return {"slots": shapes, "embedding_width": width, **settings}
+
+
 GENERATOR_ARGS: dict[str, Callable[[Config, CodecSet, Mapping[str, Artifact]], dict[str, Any]]] = {
     "joint_flow": joint_flow_args,
     "concat_baseline": concat_baseline_args,
+    "adversarial": adversarial_args,
 }
 
 
@@ -170,6 +181,7 @@ class Bench:
     def train(self, job: Job, make: Maker, what: Identity) -> Artifact:
         """Train a fresh network and commit it."""
         network: Any = self._fresh(make, job)
+        learner: Any = learner_of(network, seed_of(job.seed, *b"adversary")).to(self.world.device)
         samples = self._samples("train", network)
         if samples is None:
             raise ConfigError(f"{job.what}: wanted training samples, there are none; look at the splits of `validate`")
@@ -177,11 +189,11 @@ class Bench:
         checkpoint = Checkpoint(self.runtime.store, what.fingerprint)
         reports = Reports(self, network, job.train, self.runtime.progress)
         trained = train(
-            network, network.loss, self._loader(samples, job.train.batch_size, job.seed), job.train, world=self.world,
+            learner, learner.loss, self._loader(samples, job.train.batch_size, job.seed), job.train, world=self.world,
             seed=job.seed, what=job.what, checkpoint=checkpoint, callbacks=Callbacks(on_epoch=reports.epoch),
             progress=self.runtime.progress,
         )  # fmt: skip
-        made = self._commit(draft, job, what, trained, reports.end())
+        made = self._commit(draft, job, what, replace(trained, module=network), reports.end())
         if self.world.first:
             checkpoint.clear()
         return made

@@ -10,8 +10,35 @@ from mmgen.settings import Settings
 from mmgen.training.config import PinConfig, TrainConfig
 
 
-class ImageCodecConfig(Settings):
-    """Convolutional variational autoencoder of images. The size must be a multiple of patch · 2^(len(widths) - 1)."""
+def _unused(weight: float) -> bool:
+    """Whether a setting that came later is left out of what is written, and so of fingerprints: what was made without
+    it is still that."""
+    return weight == 0
+
+
+class GridTerms(Settings):
+    """What a codec of images or of spectrograms is trained with beside its own loss; none of it by default."""
+
+    #: weight of fooling a multi-scale patch discriminator (hinge), which trains beside the codec and is not kept
+    adversarial_weight: float = Field(0.0, ge=0, exclude_if=_unused)
+    #: weight of the distance from the original in that discriminator's features
+    feature_weight: float = Field(0.0, ge=0, exclude_if=_unused)
+    #: weight of the distance from the original in the features of a net with random, fixed filters
+    perceptual_weight: float = Field(0.0, ge=0, exclude_if=_unused)
+    #: noise on the latents in units of their deviation, instead of the learnt one; then kl_weight may be 0
+    latent_noise: float = Field(0.0, ge=0, exclude_if=_unused)
+
+    def terms(self) -> dict[str, float]:
+        """The four by name."""
+        return {name: getattr(self, name) for name in GridTerms.model_fields}
+
+
+class ImageCodecConfig(GridTerms):
+    """Convolutional variational autoencoder of images. The size must be a multiple of f = patch · 2^(len(widths) - 1).
+
+    T is (size / f)². A flow over latents wants tens of them: patch 4 and widths of 2 levels for 32 px (T 16), 2 or 3
+    levels for 64 px (T 64 or 16), 3 or 4 for 128 px (T 64 or 16), and patch 8 with 3 or 4 for 256 px (T 64 or 16).
+    """
 
     kind: Literal["conv_image"] = "conv_image"
     #: side in pixels of the patches that the first layer folds into channels
@@ -27,7 +54,7 @@ class ImageCodecConfig(Settings):
     train: TrainConfig = TrainConfig(steps=500, batch_size=64, learning_rate=2e-3, warmup_steps=50)
 
 
-class AudioCodecConfig(Settings):
+class AudioCodecConfig(GridTerms):
     """Convolutional variational autoencoder of log-mel spectrograms. Sizes as for images."""
 
     kind: Literal["conv_mel"] = "conv_mel"

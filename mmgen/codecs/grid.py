@@ -7,6 +7,10 @@ on CPU that is where nearly all of the time of such a network goes.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -73,6 +77,20 @@ class GridDecoder(nn.Module):
         return F.pixel_shuffle(folded.contiguous(), self.patch)
 
 
+@dataclass(frozen=True)
+class Terms:
+    """What a codec is trained with beside its own loss.
+
+    latent_noise: standard deviation of noise on the latents, in units of their own deviation over the batch, which then
+    stands in the place of the posterior's learnt one: smooth latents without a divergence to pay for (a fixed variance:
+    Sun et al. 2024, arXiv:2412.08635; in those units, so that no scale of the latents escapes it). 0: the learnt one.
+    beside: (values, reconstructions), both (B, C, H, W), to {"loss": to be added, …: further parts to show}.
+    """
+
+    latent_noise: float = 0.0
+    beside: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None
+
+
 class GridCodec(nn.Module):
     """Variational autoencoder (Kingma & Welling 2014, arXiv:1312.6114) over a 2-d grid of values.
 
@@ -106,7 +124,9 @@ class GridCodec(nn.Module):
         super().__init__()
         factor = patch * 2 ** (len(widths) - 1)
         if height % factor or width % factor:
-            raise ConfigError(f"codec: wanted height and width that are multiples of {factor}, came {height} × {width}")
+            wanted = f"wanted height and width that are multiples of {factor}, came {height} × {width}"
+            raise ConfigError(f"codec: {wanted}; {_what_fits(height, width, factor)}")
+        self.size, self.channels = (height, width), channels
         self.grid = (height // factor, width // factor)
         self.latent_width = latent_width
         self.kl_weight = kl_weight
@@ -134,15 +154,38 @@ class GridCodec(nn.Module):
         out: Tensor = self.decoder(z_BDHW)
         return out.float()
 
-    def grid_loss(self, x_BCHW: Tensor, rng: torch.Generator | None) -> dict[str, Tensor]:
-        """The negative evidence bound, up to constants: `loss`, and its parts `reconstruction` and `kl`."""
+    def grid_loss(self, x_BCHW: Tensor, rng: torch.Generator | None, terms: Terms | None = None) -> dict[str, Tensor]:
+        """The negative evidence bound, up to constants, and `terms`: `loss`, `reconstruction`, `kl` and their parts."""
         mean, log_variance = self.posterior(x_BCHW)
+        if terms is not None and terms.latent_noise:
+            log_variance = _fixed_log_variance(mean, terms.latent_noise)
         noise = torch.randn(mean.shape, generator=rng, device=mean.device)
         made = self.decoder(mean + noise * (0.5 * log_variance).exp())
         reconstruction = F.mse_loss(made.float(), x_BCHW)
         kl = gaussian_kl(mean, log_variance)
-        total = reconstruction + self.kl_weight * kl
-        return {"loss": total, "reconstruction": reconstruction.detach(), "kl": kl.detach()}
+        found = {
+            "loss": reconstruction + self.kl_weight * kl, "reconstruction": reconstruction.detach(), "kl": kl.detach(),
+        }  # fmt: skip
+        if terms is not None and terms.beside is not None:
+            further = terms.beside(x_BCHW, made.float())
+            found = {**found, **further, "loss": found["loss"] + further["loss"]}
+        return found
+
+
+def _fixed_log_variance(mean: Tensor, noise: float) -> Tensor:
+    """Of `noise` in units of each latent number's deviation over the batch; no gradient goes through it."""
+    deviation = mean.detach().std(dim=(0, 2, 3), correction=0, keepdim=True)
+    return (2 * (deviation.clamp_min(1e-6).log() + math.log(noise))).expand_as(mean)
+
+
+def _what_fits(height: int, width: int, factor: int) -> str:
+    """What to change: patches and numbers of widths that divide this size, nearest to `factor` first, and sizes."""
+    side = math.gcd(height, width)
+    known = [(patch, levels) for patch in (4, 2, 8, 1) for levels in range(1, 7) if side % (patch << levels - 1) == 0]
+    near = sorted(known, key=lambda each: abs(math.log2((each[0] << each[1] - 1) / factor)))[:3]
+    fits = ", or ".join(f"patch {patch} with {levels} width{'s'[: levels > 1]}" for patch, levels in near)
+    sizes = [tuple(max(factor, length // factor * factor + more) for length in (height, width)) for more in (0, factor)]
+    return f"this size fits {fits}; {factor} fits sizes such as {' and '.join(f'{h} × {w}' for h, w in sizes)}"
 
 
 def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:

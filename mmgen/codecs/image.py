@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmgen.codecs.grid import GridCodec
+from mmgen.codecs.grid import GridCodec, Terms
 
 
 class ImageCodec(GridCodec):
@@ -19,6 +19,6 @@ class ImageCodec(GridCodec):
         """Latents (B, T, D) to images (B, C, H, W), not clipped."""
         return self.decode_grid(z_BTD)
 
-    def loss(self, value: Tensor, rng: torch.Generator | None = None) -> dict[str, Tensor]:
-        """`loss` (per value and latent number) with its parts `reconstruction` and `kl`."""
-        return self.grid_loss(value, rng)
+    def loss(self, value: Tensor, rng: torch.Generator | None = None, terms: Terms | None = None) -> dict[str, Tensor]:
+        """`loss` (per value and latent number) with its parts `reconstruction` and `kl`, and those of `terms`."""
+        return self.grid_loss(value, rng, terms)

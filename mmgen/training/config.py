@@ -19,6 +19,9 @@ class TrainConfig(Settings):
     batch_size: int = Field(64, ge=1)
     optimizer: Literal["adamw", "adam"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0)
+    #: decay of the optimiser's first moment; two players that train together want less than the usual 0.9. Came later
+    #: than the others, so at 0.9 it is not written, and what was trained without it is still that
+    beta1: float = Field(0.9, ge=0, lt=1, exclude_if=lambda beta: beta == 0.9)
     weight_decay: float = Field(0.01, ge=0)
     #: linear warm-up, then the schedule
     warmup_steps: int = Field(0, ge=0)

@@ -38,7 +38,8 @@ class Optimiser:
             {"params": others, "weight_decay": 0.0},
         ]
         kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-        self.inner = kind([group for group in groups if group["params"]], lr=config.learning_rate, fused=True)
+        used = [group for group in groups if group["params"]]
+        self.inner = kind(used, lr=config.learning_rate, betas=(config.beta1, 0.999), fused=True)
         self.max_grad_norm = config.max_grad_norm
 
     def clear(self) -> None:
@@ -78,7 +79,9 @@ class Optimiser:
         for name, weight in self.named.items():
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 if f"{key}/{name}" in state:
-                    self.inner.state[weight][key] = state[f"{key}/{name}"].to(weight.device)
+                    kept = state[f"{key}/{name}"].to(weight.device)
+                    # the fused kernel goes by memory, not by index: a moment has to lie as its weight does
+                    self.inner.state[weight][key] = torch.empty_like(weight).copy_(kept) if kept.dim() else kept
 
 
 class Average:

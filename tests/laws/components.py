@@ -169,6 +169,29 @@ def concat_baseline(target: str) -> Case:
     )  # fmt: skip
 
 
+def adversarial(what: str) -> Case:
+    """The generator by itself, as it is shipped, or with its discriminator, as it is trained."""
+
+    def make() -> nn.Module:
+        made: Any = GENERATORS["adversarial"](  # type: ignore[call-arg]
+            slots=LATENTS, width=64, blocks=2, embedding_width=EMBEDDING, joint_share=0.0, given_share=1.0,
+            given_noise=0.1,
+        )  # fmt: skip
+        learner: nn.Module = made.learner(torch.initial_seed())
+        return made if what == "alone" else learner
+
+    def outputs(module: Any, batch: Batch) -> dict[str, Tensor]:
+        generator = module if what == "alone" else module.generator
+        made: dict[str, Tensor] = generator.sample(batch, ("image",), Sampling(steps=1, guidance=1.0), rng(5))
+        return made
+
+    return Case(
+        f"generator:adversarial:{what}", make, latents, outputs, lambda m, b, noise: m.loss(b, noise)["loss"],
+        # the discriminator's loss, about 2 of the 3 that the learner starts with, is not there to vanish
+        fits=0.4 if what == "alone" else 0.85, steps=250,
+    )  # fmt: skip
+
+
 CASES: tuple[Case, ...] = (
     *(codec(kind) for kind in _CODEC_ARGS),
     *(encoder(kind, modality) for kind, each in ENCODERS.items() for modality in MODALITIES.values()
@@ -176,4 +199,5 @@ CASES: tuple[Case, ...] = (
     *(fusion(kind) for kind in FUSES),
     *(joint_flow(network) for network in FIELDS),
     *(concat_baseline(target) for target in SHAPES),
+    *(adversarial(what) for what in ("alone", "learner")),
 )  # fmt: skip

@@ -45,6 +45,41 @@ def test_its_steps_are_those_of_torch(kind: str, plain: type[torch.optim.Optimiz
     assert torch.allclose(mine.weight, theirs.weight, atol=1e-6)
 
 
+def test_the_decay_of_the_first_moment_is_a_setting_that_is_written_where_it_is_used() -> None:
+    assert "beta1" not in config().model_dump(mode="json")
+    assert config(beta1=0.5).model_dump(mode="json")["beta1"] == 0.5
+    moments = []
+    for settings in (config(), config(beta1=0.5)):
+        net = nn.Linear(2, 1, bias=False)
+        optimiser = Optimiser(net, settings)
+        net(torch.full((1, 2), 0.25)).sum().backward()
+        optimiser.step(0.1, torch.zeros(()))
+        moments.append(optimiser.state()["exp_avg/weight"].mean().item())
+    assert moments == pytest.approx([0.025, 0.125])
+
+
+def test_moments_that_come_back_lie_as_their_weights_do() -> None:
+    """A checkpoint holds them row by row; the weights of a convolution may lie channels last."""
+
+    def trained(stopped: bool) -> nn.Module:
+        torch.manual_seed(0)
+        net = nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last)
+        x = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+        optimiser = Optimiser(net, config())
+        for step in range(4):
+            if stopped and step == 2:
+                kept = {name: tensor.contiguous().clone() for name, tensor in optimiser.state().items()}
+                optimiser = Optimiser(net, config())
+                optimiser.restore(kept)
+            optimiser.clear()
+            loss = (net(x) - 1).square().mean()
+            loss.backward()
+            optimiser.step(0.1, loss.detach())
+        return net
+
+    assert torch.equal(*(next(trained(stopped).parameters()) for stopped in (False, True)))
+
+
 def test_gradients_are_clipped_by_their_norm() -> None:
     net = nn.Linear(2, 1, bias=False)
     optimiser = Optimiser(net, config(max_grad_norm=0.5))
