@@ -79,8 +79,11 @@ def _answer(as_json: bool, answer: dict[str, Any], show: Callable[[dict[str, Any
 
 @app.command()
 def demo(
+    name: Annotated[str, typer.Argument(help="spoken_digits, scenes or vqa.")] = "spoken_digits",
     store: StoreOption = STORE,
-    rows: Annotated[int | None, typer.Option(min=1, help="Use only so many of the 5,000 triples.")] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Make only so many triples, scenes, or training pictures of vqa.")
+    ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="A few hundred rows and steps, with floors of their own.")
     ] = False,
@@ -88,12 +91,12 @@ def demo(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """The whole line on the embedded data set, spoken digits."""
+    """The whole line on a data set made from packages alone."""
     from flows.demo import configure
     from flows.terminal import Watch
 
     with Watch() as watch:
-        config = configure(store, rows, quick, watch)
+        config = configure(name, store, rows, quick, watch)
     _line(config, store, {"workers": workers or _cores(), "device": device}, as_json)
 
 
