@@ -77,8 +77,8 @@ class Examiner:
         """All rows of one split: ceilings first, then every set of inputs, then what sums them up."""
         started = time.monotonic()
         scorer = Scorer(
-            self.settings, exam, self.codecs.preprocesses, self.codecs.labels, self.features, self.listener, self.reader,
-            training, self.not_run,
+            self.settings, exam, self.codecs.preprocesses, self.codecs.labels, self.features, self.listener,
+            self.reader, training, self.not_run,
         )  # fmt: skip
         rows = self._ceilings(scorer)
         sets = self.sets(exam)

@@ -12,7 +12,8 @@ from mmgen.evaluate.scores import Score
 def check(rows: Sequence[Score], floors: FloorsConfig) -> tuple[bool, list[str]]:
     """(passed, reasons). One reason per floor missed; none when it passed.
 
-    What is made from several inputs is measured and not gated: floors are of single inputs and of the joint. Where there is coherence (labels), its floors count; where there is none, that of retrieval. The kernel distance
+    What is made from several inputs is measured and not gated: floors are of single inputs and of the joint.
+    Where there is coherence (labels), its floors count; where there is none, that of retrieval. The kernel distance
     is held against the real data's wherever `kernel_ratio` is set. A table that measured nothing does not pass.
     """
     rows = [row for row in rows if scores.AND not in row.given]

@@ -1,4 +1,4 @@
-"""Everything that is measured of made samples on one exam, whoever made them: a generator here, or files from elsewhere.
+"""All that is measured of made samples on one exam, whoever made them: a generator here, or somebody elsewhere.
 
 What is said of the real samples (features, embeddings, floors) is computed once and held against everything made.
 """
