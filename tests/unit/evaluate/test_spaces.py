@@ -90,7 +90,8 @@ def test_features_are_the_judges_or_without_labels_the_fusions() -> None:
     )
     assert (judged.name("a"), judged.name("b")) == ("image@4", None)
     seen = judged.of("a", value)
-    assert seen is not None and bool((seen == 2).all())
+    assert seen is not None
+    assert bool((seen == 2).all())
     assert judged.of("b", value) is None
     bare = Features(Panel({"a": "image"}, {}, {}), lambda slot, v: v + 1)
     assert bare.name("a") == "fusion"
