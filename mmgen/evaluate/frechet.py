@@ -1,4 +1,4 @@
-"""Fréchet distance of two sets of vectors, in units of the real ones' variance.
+"""Fréchet distance of two sets of vectors, by torchmetrics, with a bootstrap interval.
 
 Heusel et al. 2017, arXiv:1706.08500: |m - w|² + Tr(C + W - 2 (C W)^½) of the Gaussians of both sets.
 """

@@ -171,7 +171,8 @@ class TextJudge(Judge):
         """Ids (B, L) to (B, 2 · width)."""
         states_BLD, _ = self.over_tokens(self.embedding(value))
         # float32 minimum, not infinity: a text of padding alone must not make NaN
-        return states_BLD.float().masked_fill((value == PAD)[..., None], -1e4).amax(1)
+        hidden: Tensor = states_BLD.float().masked_fill((value == PAD)[..., None], -1e4)
+        return hidden.amax(1)
 
     def classify(self, features_BD: Tensor) -> Tensor:
         out: Tensor = self.out(F.dropout(features_BD, 0.1, self.training))

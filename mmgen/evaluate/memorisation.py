@@ -153,8 +153,8 @@ def _vectors(slot: str, how: Preprocess, value: Tensor, features: Features) -> d
 
 def shrunk(value: Tensor) -> Tensor:
     """Images (B, C, H, W) or spectrograms (B, M, T) as vectors (B, P), each side averaged to at most 32."""
-    sides = [min(SIDE, side) for side in value.shape[-2:]]
-    return F.adaptive_avg_pool2d(value.float(), sides).flatten(1)
+    height, width = (min(SIDE, side) for side in value.shape[-2:])
+    return F.adaptive_avg_pool2d(value.float(), (height, width)).flatten(1)
 
 
 def _value(samples: Samples, slot: str, how: Preprocess, rows: np.ndarray) -> Tensor:

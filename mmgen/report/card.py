@@ -168,8 +168,8 @@ def _examples(scores: Artifact, media: _Media, order: Mapping[str, int]) -> dict
     whole.sort(key=lambda each: [order.get(cell.slot, len(order)) for cell in (*each.given, *each.made)])
     found: dict[str, list[Example]] = {}
     for each in whole:
-        sides = [" + ".join(cell.slot for cell in side) for side in (each.given, each.made)]
-        title = " → ".join([sides[0] or "nothing", sides[1]])
+        given, made = (" + ".join(cell.slot for cell in side) for side in (each.given, each.made))
+        title = f"{given or 'nothing'} → {made}"
         found.setdefault(title, []).append(each)
     return found
 

@@ -1,4 +1,4 @@
-"""`mmgen evaluate` of a model and of a directory: what it prints, writes and keeps, and which uses exclude each other."""
+"""`mmgen evaluate` of a model and of a directory: what it prints, writes and keeps, and what excludes what."""
 
 from __future__ import annotations
 
