@@ -27,7 +27,7 @@ from mmgen.evaluate.subsets import input_subsets
 from mmgen.evaluate.text_scores import perplexity
 from mmgen.generators.sampling import Sampling
 from mmgen.maker import Maker, embed_slot
-from mmgen.preprocess.text import PAD, TextPreprocess
+from mmgen.preprocess.text import BOS, PAD, TextPreprocess
 from mmgen.runtime import Runtime
 
 
@@ -162,19 +162,20 @@ class Examiner:
         return made
 
     def _perplexity(self, real: Batch, inputs: tuple[str, ...], to: str) -> list[Score]:
-        """Of real texts, under a generator that gives log-probabilities: `log_probability(batch, to)`, natural ones of
-        the whole texts (B,) that a batch of `tensors` values has in `to`, given what else it has."""
-        told: Any = getattr(self.maker.generator, "log_probability", None)
+        """Of real texts, where the generator gives log-probabilities: `maker.log_probability(given, slot, ids_BL)`, in
+        nats (B, L) of each id after those before it, 0 for bos and pads."""
+        told: Any = getattr(self.maker, "log_probability", None)
         rows = measure.having(real, *inputs, to)
-        if told is None or len(rows) == 0:
+        if told is None or not hasattr(self.maker.generator, "log_probability") or len(rows) == 0:
             return []
+        ids_NL = real.values[to][rows]
         with torch.no_grad():
-            parts = [told(measure.take(real, part, (*inputs, to)), to) for part in torch.split(rows, measure.ROWS)]
-        # bos is given; eos is told like any other token
-        tokens_N = (real.values[to][rows] != PAD).sum(dim=1) - 1
-        found = perplexity(
-            torch.cat(parts).tolist(), tokens_N.clamp_min(1).tolist(), self.settings.resamples, self.settings.seed
-        )
+            parts = [
+                told(measure.take(real, part, inputs), to, ids_BL).sum(dim=1)
+                for part, ids_BL in zip(rows.split(measure.ROWS), ids_NL.split(measure.ROWS), strict=True)
+            ]
+        tokens_N = ((ids_NL != PAD) & (ids_NL != BOS)).sum(dim=1).clamp_min(1)
+        found = perplexity(torch.cat(parts).tolist(), tokens_N.tolist(), self.settings.resamples, self.settings.seed)
         return [score(scores.PERPLEXITY, inputs, [to], "generator", found)]
 
     def _through(self, slot: str, value: Tensor) -> Tensor:
