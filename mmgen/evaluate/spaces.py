@@ -17,7 +17,7 @@ from mmgen.evaluate import scores
 from mmgen.evaluate.frechet import frechet_distance
 from mmgen.evaluate.intervals import Estimate
 from mmgen.evaluate.kernel_distance import kernel_distance
-from mmgen.evaluate.manifold import NEIGHBOURS, Manifold, manifold
+from mmgen.evaluate.manifold import NEIGHBOURS, Manifold, manifold, radii
 from mmgen.evaluate.measure import FEWEST, Embedding, Made, Panel, halved
 from mmgen.evaluate.scores import Score, score
 
@@ -54,7 +54,7 @@ class Features:
 class Space:
     """The real samples of one slot. judge: whose features. rows: theirs in the exam. real_ND: scaled, float64.
 
-    first, second: places of two random halves.
+    first, second: places of two random halves. reach_N: see mmgen.evaluate.manifold; empty for too few samples.
     """
 
     slot: str
@@ -63,6 +63,7 @@ class Space:
     real_ND: Tensor
     first: Tensor
     second: Tensor
+    reach_N: Tensor
     mean_D: Tensor
     scale: float
 
@@ -73,7 +74,9 @@ class Space:
         mean_D = wide_ND.mean(dim=0)
         scale = math.sqrt(max(1e-24, float((wide_ND - mean_D).square().sum(dim=1).mean())))
         first, second = halved(len(rows), seed) if len(rows) > 1 else (torch.arange(1), torch.arange(0))
-        return cls(slot, judge, rows, (wide_ND - mean_D) / scale, first, second, mean_D, scale)
+        real_ND = (wide_ND - mean_D) / scale
+        reach_N = radii(real_ND) if len(rows) > NEIGHBOURS else real_ND.new_zeros(0)
+        return cls(slot, judge, rows, real_ND, first, second, reach_N, mean_D, scale)
 
     def scaled(self, features_ND: Tensor) -> Tensor:
         """Features of made samples in this space, float64."""
@@ -111,7 +114,7 @@ def distances(space: Space, made: Made, features_ND: Tensor, resamples: int, see
     if min(len(came_ND), len(space.real_ND)) >= FEWEST:
         found[scores.JUDGE_KERNEL_DISTANCE] = kernel_distance(_per_number(came_ND), _per_number(space.real_ND))
     if min(len(came_ND), len(space.real_ND)) > NEIGHBOURS:
-        found |= _named(manifold(came_ND, space.real_ND, resamples, seed))
+        found |= _named(manifold(came_ND, space.real_ND, resamples, seed, reach_M=space.reach_N))
     return [score(metric, [made.given], [made.slot], space.judge, each) for metric, each in found.items()]
 
 
