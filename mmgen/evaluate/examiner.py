@@ -191,6 +191,7 @@ def _summary(rows: list[Score]) -> list[Score]:
     for mean, each, judge in (
         (scores.MEAN_COHERENCE, scores.COHERENCE, "all"),
         (scores.MEAN_RETRIEVAL, scores.RETRIEVAL, "fusion"),
+        (scores.MEAN_COVERAGE, scores.COVERAGE, "all"),
     ):
         if mine := [row for row in rows if row.metric == each and scores.single(row)]:
             found.append(scores.mean_of(mean, mine, judge))

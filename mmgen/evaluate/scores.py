@@ -37,6 +37,8 @@ JUDGE_KERNEL_DISTANCE, JUDGE_KERNEL_FLOOR = "judge_kernel_distance", "judge_kern
 FRECHET_DISTANCE, FRECHET_FLOOR = "frechet_distance", "frechet_floor"
 #: see mmgen.evaluate.manifold; with "_real" of one half of the real data among the other
 PRECISION, RECALL, DENSITY, COVERAGE = "precision", "recall", "density", "coverage"
+#: the mean of the coverage over all directions from one input
+MEAN_COVERAGE = "mean_coverage"
 REAL = "_real"
 #: share of made samples nearer to a training sample than all but 1% of real test samples are; and how near they are,
 #: as the ratio of both medians
@@ -92,8 +94,8 @@ def to_parquet(rows: Sequence[Score]) -> bytes:
 
 #: what a manifest repeats of the table, and a screen shows; all else is in the table, the card and MLflow
 TOLD = frozenset({
-    MEAN_COHERENCE, JOINT_COHERENCE, MEAN_RETRIEVAL, COHERENCE, RECONSTRUCTION, TEXT_EXACT, JUDGE_ACCURACY, RECOGNISED,
-    RECOGNISED_REAL, READ, READ_REAL, RETRIEVAL, RETRIEVAL_REAL, KERNEL_DISTANCE, KERNEL_FLOOR,
+    MEAN_COHERENCE, JOINT_COHERENCE, MEAN_RETRIEVAL, MEAN_COVERAGE, COHERENCE, RECONSTRUCTION, TEXT_EXACT,
+    JUDGE_ACCURACY, RECOGNISED, RECOGNISED_REAL, READ, READ_REAL, RETRIEVAL, RETRIEVAL_REAL, KERNEL_DISTANCE, KERNEL_FLOOR,
 })  # fmt: skip
 
 

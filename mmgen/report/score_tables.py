@@ -100,6 +100,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "mean_retrieval": ("Mean retrieval", "mean over all directions"),
     "retrieval": ("Retrieval", "recall@1 of the condition among 100, in the fusion space"),
     "retrieval_real": ("Retrieval, real partners", "the same for real partners: the ceiling"),
+    "mean_coverage": ("Mean coverage", "mean over all directions from one input"),
     "coverage": ("Coverage", "share of real samples that have a made one among their nearest: low where it collapsed"),
     "coverage_real": ("Coverage, real", "of one half of the real data by the other: the ceiling"),
     "precision": ("Precision", "share of made samples that lie among the real ones"),
