@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,12 +126,41 @@ def show_directory(answer: Mapping[str, Any]) -> None:
     counts = ", ".join(f"{count} of {slot}" for slot, count in answer["slots"].items())
     write(f"{answer['made']}: {answer['matched']} of {answer['files']} files judged ({counts})")
     write(f"against {answer['evalset']} of {answer['against']}; {answer['keys']} of its keys are named")
-    stdout().print(table(("score", "value", "95% interval", "n"), score_rows(answer["scores"])))
+    stdout().print(
+        table(("score (real data)", *answer["slots"]), side_by_side(answer["scores"], list(answer["slots"])))
+    )
+    for row in answer["scores"]:
+        if "+" in row["made"]:
+            write(f"{row['metric']} of {row['made']}: {row['value']:.3f} ({row['low']:.3f}–{row['high']:.3f})")
     for why, names in answer["unmatched"].items():
         write(f"not judged: {names['count']} × {why} ({', '.join(names['first'])})")
     _not_run(answer)
     for path in answer["out"]:
         write(path)
+
+
+#: a score → what real data, or the judge, reach of it where that is not the score's own name with "_real"
+_BESIDE = {"coherence": "judge_accuracy", "frechet_distance": "frechet_floor", "kernel_distance": "kernel_floor",
+           "judge_kernel_distance": "judge_kernel_floor"}  # fmt: skip
+
+
+def side_by_side(rows: Sequence[Mapping[str, Any]], slots: Sequence[str]) -> list[tuple[str, ...]]:
+    """(score, value of each slot with that of real data beside it), as text for a table that fits a screen."""
+    beside = {row["metric"] for row in rows if row["metric"].endswith("_real")} | {*_BESIDE.values()}
+    values: dict[str, dict[str, float]] = {}
+    for row in rows:
+        values.setdefault(row["metric"], {}).setdefault(row["made"], row["value"])
+    lines = []
+    for metric in values:
+        if metric in beside or not values[metric].keys() & {*slots}:
+            continue
+        real = values.get(_BESIDE.get(metric, f"{metric}_real"), {})
+        cells = [f"{values[metric][slot]:.3f}" if slot in values[metric] else "" for slot in slots]
+        more = [
+            f" ({real[slot]:.3f})" if cell and slot in real else "" for slot, cell in zip(slots, cells, strict=True)
+        ]
+        lines.append((metric, *(cell + each for cell, each in zip(cells, more, strict=True))))
+    return lines
 
 
 def _not_run(answer: Mapping[str, Any]) -> None:

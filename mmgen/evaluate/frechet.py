@@ -5,6 +5,8 @@ Heusel et al. 2017, arXiv:1706.08500: |m - w|² + Tr(C + W - 2 (C W)^½) of the 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -45,7 +47,8 @@ def frechet_distance(x_ND: Tensor, y_MD: Tensor, resamples: int, seed: int) -> E
     def resampled(x: Places, y: Places) -> float:
         return frechet(x_ND, y_MD, x, y)
 
-    return bootstrap(resampled, [len(x_ND), len(y_MD)], resamples, seed, value)
+    found = bootstrap(resampled, [len(x_ND), len(y_MD)], resamples, seed, value)
+    return replace(found, low=min(value, max(0.0, found.low)))
 
 
 def frechet(x_ND: Tensor, y_MD: Tensor, x: Places | None = None, y: Places | None = None) -> float:

@@ -11,6 +11,7 @@ import pytest
 from data_schemas.scores import Scores
 from flows import cli
 from flows.endings import ending
+from flows.evaluation import side_by_side
 from mmgen import artifact
 from mmgen.generate import load
 from tests.tiny_line import Line, copied
@@ -95,3 +96,20 @@ def test_pages_do_not_go_where_what_is_judged_lies(
     code, _, err = said(capsys, "evaluate", folder, "--store", line.store.uri, "--out", folder)
     assert code == 2
     assert "--out: wanted another folder" in err
+
+
+def test_scores_of_slots_stand_side_by_side_with_those_of_real_data() -> None:
+    rows = [
+        {"metric": metric, "made": made, "value": value}
+        for metric, made, value in (
+            ("judge_accuracy", "image", 0.99), ("coverage_real", "image", 0.96), ("coherence", "image", 0.9),
+            ("coverage", "image", 0.5), ("bleu", "text", 40.0), ("joint_coherence", "image+text", 0.7),
+            ("memorised", "image", 0.01), ("memorised", "image", 0.02), ("frechet_floor", "image", 0.1),
+        )
+    ]  # fmt: skip
+    assert side_by_side(rows, ["image", "text"]) == [
+        ("coherence", "0.900 (0.990)", ""),
+        ("coverage", "0.500 (0.960)", ""),
+        ("bleu", "", "40.000"),
+        ("memorised", "0.010", ""),
+    ]
