@@ -172,7 +172,7 @@ class Examiner:
         with torch.no_grad():
             parts = [
                 told(measure.take(real, part, inputs), to, ids_BL).sum(dim=1)
-                for part, ids_BL in zip(rows.split(measure.ROWS), ids_NL.split(measure.ROWS), strict=True)
+                for part, ids_BL in zip(*(torch.split(each, measure.ROWS) for each in (rows, ids_NL)), strict=True)
             ]
         tokens_N = ((ids_NL != PAD) & (ids_NL != BOS)).sum(dim=1).clamp_min(1)
         found = perplexity(torch.cat(parts).tolist(), tokens_N.tolist(), self.settings.resamples, self.settings.seed)

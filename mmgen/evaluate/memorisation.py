@@ -109,7 +109,12 @@ class Training:
     def _keep(self, made: Made, distance_N: Tensor, which_N: Tensor) -> None:
         """The nearest pairs of all so far, each training sample once."""
         found = self.pairs.get(made.slot, [])
-        for place in distance_N.argsort()[: 2 * PAIRS].tolist():
+        first: dict[int, int] = {}
+        for place in distance_N.argsort().tolist():
+            first.setdefault(int(which_N[place]), place)
+            if len(first) == PAIRS:
+                break
+        for place in first.values():
             row = int(self.places[made.slot][int(which_N[place])])
             shard = self.samples.shards[int(np.searchsorted(self.samples.starts, row, side="right")) - 1]
             training = _value(self.samples, made.slot, self.how[made.slot], np.array([row]))[0]

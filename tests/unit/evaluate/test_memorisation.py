@@ -89,6 +89,13 @@ def test_the_nearest_pairs_name_their_training_sample_and_its_shard_once() -> No
     assert files[0].facts["shard"] == "digest1"
 
 
+def test_copies_of_one_training_sample_are_shown_once_and_others_beside_it() -> None:
+    there = training()
+    measured(there, value(np.concatenate([np.repeat(pixels(60, 1)[7:8], 20, axis=0), pixels(20, 30)])))
+    keys = [pair.key for pair in there.pairs["image"]]
+    assert (keys[0], len(set(keys))) == ("s1-7", PAIRS)
+
+
 def test_no_more_training_samples_than_asked_for_are_held() -> None:
     found = training(limit=10)
     assert {len(each) for each in found.spaces["image"].values()} == {10}
