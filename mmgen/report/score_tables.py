@@ -32,6 +32,7 @@ class Score:
 
     @property
     def direction(self) -> str:
+        """What the score is of, as a label: "text + audio → image"."""
         given, made = (each.replace("+", " + ") for each in (self.given, self.made))
         return f"{given} → {made}" if given and made else made or given or "all"
 
