@@ -150,7 +150,50 @@ def _step_command(name: str) -> Callable[..., None]:
 
 
 for _name, _help in STEPS.items():
-    app.command(_name, help=f"{_help} One step of the line.")(_step_command(_name))
+    if _name != "evaluate":
+        app.command(_name, help=f"{_help} One step of the line.")(_step_command(_name))
+
+
+@app.command()
+def evaluate(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="CONFIG.yaml|REF|DIRECTORY", help="The line's configuration, a model, or a folder of made samples."
+        ),
+    ],
+    store: StoreOption = STORE,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="DATASET@VERSION", help="Whose judges and test keys a folder is held against."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for tables and page; default for a folder: evaluation.")
+    ] = None,
+    workers: Workers = None,
+    device: Device = "auto",
+    verify: Verify = False,
+    rehash: Rehash = False,
+    refit: Refit = False,
+    rebuild: Rebuild = False,
+    as_json: Json = False,
+) -> None:
+    """Score the generator on the frozen evaluation set (one step of the line); or any model, or a folder of samples."""
+    from flows import evaluation
+
+    if Path(target).is_dir():
+        made = evaluation.directory(Path(target), store, against, device, out or Path("evaluation"))
+        _answer(as_json, made, evaluation.show_directory)
+        return
+    evaluation.refuse(against, "--against", "a folder of made samples")
+    if target.endswith((".yaml", ".yml")):
+        from mmgen.config import load
+
+        evaluation.refuse(out, "--out", "a model or a folder of made samples")
+        options = _options(workers, device, verify, rehash, refit, rebuild)
+        _line(load(target), store, options, as_json, "evaluate", "evaluate")
+        return
+    _answer(as_json, evaluation.model(target, store, device, out), evaluation.show_model)
 
 
 def _line(

@@ -221,12 +221,17 @@ def _paths(store: Store, name: str, holders: Holders, examined: Iterable[Artifac
 
 
 def _examined(store: Store, holders: Holders) -> list[Artifact]:
-    """Scores and promotions that go back to one of the holders' evaluation sets."""
+    """Scores and promotions that go back to one of the holders' evaluation sets, or show samples of their shards."""
     exams = {each.ref for each in holders.evalsets}
+    scores = catalog.everything(store, "scores")
+    # the training samples that were nearest to made ones
+    exams |= {
+        each.ref for each in scores if any(e.facts.get("shard") in holders.shards for e in each.by_role("nearest"))
+    }
     if not exams:
         return []
-    judged = (*catalog.everything(store, "scores"), *catalog.everything(store, "promotion"))
-    return [each for each in judged if not exams.isdisjoint(_exams(store, each))]
+    judged = (*scores, *catalog.everything(store, "promotion"))
+    return [each for each in judged if each.ref in exams or not exams.isdisjoint(_exams(store, each))]
 
 
 def _exams(store: Store, judged: Artifact) -> set[str]:

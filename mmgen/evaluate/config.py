@@ -8,7 +8,10 @@ from mmgen.settings import Settings
 
 
 class FloorsConfig(Settings):
-    """What the gate wants. Coherence counts where there are judges, retrieval where there are none."""
+    """What the gate wants. Coherence counts where there are judges, retrieval where there are none.
+
+    All of them are of single inputs: what is made from several is in the table and gates nothing.
+    """
 
     mean_coherence: float = Field(0.8, ge=0, le=1)
     each_coherence: float = Field(0.6, ge=0, le=1)
@@ -33,6 +36,14 @@ class EvaluateConfig(Settings):
     #: sampler steps
     steps: int = Field(20, ge=1)
     seed: int = 0
+    #: sets of several inputs tried for each made slot at most, spread over their sizes; single inputs always are
+    larger_subsets: int = Field(12, ge=0)
+    #: resamples of every bootstrap
+    resamples: int = Field(100, ge=2)
+    #: training samples that made ones are held against, at most; 0: memorisation is not looked for
+    training_samples: int = Field(5_000, ge=0)
+    #: image slots whose label is written in the picture: read by an independent recogniser, where one is installed
+    written: tuple[str, ...] = ()
     floors: FloorsConfig = FloorsConfig()
 
 

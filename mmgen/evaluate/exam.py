@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,15 @@ from mmgen.tars import TarReader, safe_key
 
 @dataclass(frozen=True)
 class Exam:
-    """One split of an evaluation set. real: all its samples as one batch. files: slot → each sample's own bytes."""
+    """One split of an evaluation set. real: all its samples as one batch. files: slot → each sample's own bytes.
+
+    texts: text slot → each sample's alternatives, none if it lacks the slot.
+    """
 
     split: str
     real: Batch
     files: Mapping[str, list[bytes | None]]
+    texts: Mapping[str, list[tuple[str, ...]]] = field(default_factory=dict)
 
 
 def read_exam(store: Store, evalset: Artifact, codecs: CodecSet, split: str, device: torch.device | str) -> Exam | None:
@@ -40,6 +44,9 @@ def read_exam(store: Store, evalset: Artifact, codecs: CodecSet, split: str, dev
     if not chosen:
         return None
     files: dict[str, list[bytes | None]] = {slot: [None] * len(chosen) for slot in codecs.slots}
+    texts: dict[str, list[tuple[str, ...]]] = {
+        slot: [()] * len(chosen) for slot in codecs.slots if codecs.modality(slot) == "text"
+    }
     labels = torch.full((len(chosen),), NO_LABEL)
     index = {name: number for number, name in enumerate(codecs.labels)}
     by_shard: dict[str, list[int]] = {}
@@ -58,8 +65,10 @@ def read_exam(store: Store, evalset: Artifact, codecs: CodecSet, split: str, dev
                 for slot in files:
                     found = alternatives(members, slot, codecs.modality(slot), about)
                     files[slot][place] = found[0] if found else None
+                    if slot in texts:
+                        texts[slot][place] = tuple(each.decode() for each in found)
     keys = [row["key"] for row in chosen]
-    return Exam(split, _batch(codecs, files, labels, keys).to(device), files)
+    return Exam(split, _batch(codecs, files, labels, keys).to(device), files, texts)
 
 
 def recording(how: AudioPreprocess, data: bytes, key: str = "") -> torch.Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from mmgen.batches import Batch
 from mmgen.evaluate.exam import Exam, recording
 from mmgen.evaluate.measure import Draws, Maker, having, make
+from mmgen.evaluate.memorisation import Pair
 from mmgen.modalities.audio import AudioMedia
 from mmgen.preprocess.audio import AudioPreprocess
 from mmgen.preprocess.image import ImagePreprocess
@@ -26,6 +27,8 @@ from mmgen.preprocess.text import TextPreprocess
 GRID_ROWS, GRID_COLUMNS = 10, 8
 #: single examples of each direction
 EXAMPLES = 4
+#: single examples of each larger set of inputs, and of the joint
+FEW = 2
 #: a picture is shown at least this large
 CELL_PX = 64
 TEXT_PX, GAP_PX, LINE_CHARACTERS = 200, 4, 30
@@ -35,17 +38,17 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class ExampleFile:
-    """One file to keep. role: "grid" or "example". facts: what a page needs to show it."""
+    """One file to keep. role: "grid", "example" or "nearest". facts: what a page needs to show it."""
 
     name: str
     data: bytes
     role: str
-    facts: dict[str, str | int]
+    facts: dict[str, str | int | float]
 
 
-def chosen(real: Batch, given: str, count: int) -> Tensor:
-    """At most `count` rows that have `given`: the first of each class in turn, so that all classes show."""
-    rows = having(real, given)
+def chosen(real: Batch, given: Sequence[str], count: int) -> Tensor:
+    """At most `count` rows that have all of `given`: the first of each class in turn, so that all classes show."""
+    rows = having(real, *given) if given else torch.arange(len(real), device=real.labels_B.device)
     labels = real.labels_B[rows].tolist()
     turn: dict[int, int] = {}
     order = []
@@ -59,18 +62,52 @@ def direction_files(
     how: Mapping[str, Preprocess], maker: Maker, exam: Exam, given: str, to: str, draws: Draws, first: int
 ) -> list[ExampleFile]:
     """Examples of one direction (numbered from `first`), and its grid if it makes pictures."""
-    rows = chosen(exam.real, given, EXAMPLES)
+    found = set_files(how, maker, exam, (given,), (to,), draws, first, EXAMPLES)
+    if found and isinstance(how[to], ImagePreprocess):
+        found.append(_direction_grid(how, maker, exam.real, given, to, draws))
+    return found
+
+
+def set_files(
+    how: Mapping[str, Preprocess],
+    maker: Maker,
+    exam: Exam,
+    given: Sequence[str],
+    to: Sequence[str],
+    draws: Draws,
+    first: int,
+    count: int = FEW,
+) -> list[ExampleFile]:
+    """At most `count` examples of what is made from these inputs together, or from none; numbered from `first`."""
+    rows = chosen(exam.real, given, count)
     if len(rows) == 0:
         return []
-    made = make(maker, exam.real, [given], [to], rows, draws)[to]
-    sides = (("given", given, _real_files(how[given], exam, given, rows)), ("made", to, how[to].files(made)))
+    made = make(maker, exam.real, given, to, rows, draws)
+    sides = [("given", slot, _real_files(how[slot], exam, slot, rows)) for slot in given]
+    sides += [("made", slot, how[slot].files(made[slot])) for slot in to]
     found = []
     for side, slot, files in sides:
         for number, data in enumerate(files, start=first):
             name = f"examples/{number:03d}-{side}-{slot}.{how[slot].extension}"
             found.append(ExampleFile(name, data, "example", {"example": number, "side": side, "slot": slot}))
-    if isinstance(how[to], ImagePreprocess):
-        found.append(_direction_grid(how, maker, exam.real, given, to, draws))
+    return found
+
+
+def pair_files(how: Preprocess, pairs: Sequence[Pair]) -> list[ExampleFile]:
+    """Made samples beside their nearest training samples, all of one slot. The digest of the training sample's shard
+    stands with each, so that a purge finds what shows it."""
+    found = []
+    made, training = (
+        how.files(torch.stack(each)) for each in ([p.made for p in pairs], [p.training for p in pairs])
+    )  # fmt: skip
+    for number, pair in enumerate(pairs):
+        about: dict[str, str | int | float] = {
+            "pair": number, "slot": pair.slot, "given": pair.given, "distance": round(pair.distance, 4),
+            "shard": pair.shard,
+        }  # fmt: skip
+        for side, data in (("made", made[number]), ("training", training[number])):
+            name = f"nearest/{pair.slot}-{number}-{side}.{how.extension}"
+            found.append(ExampleFile(name, data, "nearest", {**about, "side": side}))
     return found
 
 
@@ -90,12 +127,12 @@ def _real_files(how: Preprocess, exam: Exam, slot: str, rows: Tensor) -> list[by
 def _direction_grid(
     how: Mapping[str, Preprocess], maker: Maker, real: Batch, given: str, to: str, draws: Draws
 ) -> ExampleFile:
-    rows = chosen(real, given, GRID_ROWS)
+    rows = chosen(real, [given], GRID_ROWS)
     made = make(maker, real, [given], [to], rows.repeat_interleave(GRID_COLUMNS), draws)[to]
     shown = pictures(how[to], made)
     beside = conditions(how[given], real.values[given][rows])
     lines = [shown[start : start + GRID_COLUMNS] for start in range(0, len(shown), GRID_COLUMNS)]
-    facts: dict[str, str | int] = {"title": f"{given} → {to}", "given": given, "made": to}
+    facts: dict[str, str | int | float] = {"title": f"{given} → {to}", "given": given, "made": to}
     return ExampleFile(f"grid-{given}-{to}.png", grid(beside, lines), "grid", facts)
 
 

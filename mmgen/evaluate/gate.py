@@ -12,9 +12,11 @@ from mmgen.evaluate.scores import Score
 def check(rows: Sequence[Score], floors: FloorsConfig) -> tuple[bool, list[str]]:
     """(passed, reasons). One reason per floor missed; none when it passed.
 
+    What is made from several inputs is measured and not gated: floors are of single inputs and of the joint.
     Where there is coherence (labels), its floors count; where there is none, that of retrieval. The kernel distance
     is held against the real data's wherever `kernel_ratio` is set. A table that measured nothing does not pass.
     """
+    rows = [row for row in rows if scores.AND not in row.given]
     labelled = any(row.metric == scores.COHERENCE for row in rows)
     reasons = _coherence(rows, floors) if labelled else _retrieval(rows, floors)
     reasons += _kernel(rows, floors)
@@ -56,7 +58,7 @@ def _kernel(rows: Sequence[Score], floors: FloorsConfig) -> list[str]:
     highs = {row.made: row.high for row in rows if row.metric == scores.KERNEL_FLOOR}
     for row in rows:
         # too few rows for two halves leave nothing to hold it against
-        held = row.metric == scores.KERNEL_DISTANCE and row.made in highs
+        held = row.metric == scores.KERNEL_DISTANCE and bool(row.given) and row.made in highs
         if held and row.value > floors.kernel_ratio * highs[row.made]:
             reasons.append(
                 f"{row.metric} {row.given}→{row.made} {row.value:.4f} > "

@@ -25,8 +25,16 @@ class Judge(nn.Module, ABC):
     modality: ClassVar[Modality]
 
     @abstractmethod
+    def features(self, value: Tensor) -> Tensor:
+        """value to what the last layer reads (B, D): the space in which distances of samples are measured."""
+
+    @abstractmethod
+    def classify(self, features_BD: Tensor) -> Tensor:
+        """features to logits (B, K), float32."""
+
     def forward(self, value: Tensor) -> Tensor:
         """value to logits (B, K), float32."""
+        return self.classify(self.features(value))
 
     @abstractmethod
     def augment(self, value: Tensor, rng: torch.Generator | None) -> Tensor:
@@ -85,10 +93,13 @@ class ImageJudge(Judge):
         self.hidden = nn.Linear(4 * width * (height // 8) * (wide // 8), 4 * width)
         self.out = nn.Linear(4 * width, classes)
 
-    def forward(self, value: Tensor) -> Tensor:
+    def features(self, value: Tensor) -> Tensor:
+        """Images (B, C, H, W) to (B, 4 · width)."""
         trunk = self.trunk(value.contiguous(memory_format=torch.channels_last))
-        hidden = F.relu(self.hidden(trunk.flatten(1)))
-        out: Tensor = self.out(F.dropout(hidden, 0.3, self.training))
+        return F.relu(self.hidden(trunk.flatten(1)))
+
+    def classify(self, features_BD: Tensor) -> Tensor:
+        out: Tensor = self.out(F.dropout(features_BD, 0.3, self.training))
         return out.float()
 
     def augment(self, value: Tensor, rng: torch.Generator | None) -> Tensor:
@@ -122,11 +133,14 @@ class AudioJudge(Judge):
         self.over_time = nn.Conv1d(4 * width * (mels // 16), 4 * width, 3, padding=1)
         self.out = nn.Linear(8 * width, classes)
 
-    def forward(self, value: Tensor) -> Tensor:
+    def features(self, value: Tensor) -> Tensor:
+        """Spectrograms (B, M, T) to (B, 8 · width)."""
         map_BCMT = self.trunk(self.fold(value.unsqueeze(1)).contiguous(memory_format=torch.channels_last))
         frames_BDT = F.relu(self.over_time(map_BCMT.flatten(1, 2)))
-        pooled_BD = torch.cat([frames_BDT.mean(2), frames_BDT.amax(2)], dim=1)
-        out: Tensor = self.out(F.dropout(pooled_BD, 0.3, self.training))
+        return torch.cat([frames_BDT.mean(2), frames_BDT.amax(2)], dim=1)
+
+    def classify(self, features_BD: Tensor) -> Tensor:
+        out: Tensor = self.out(F.dropout(features_BD, 0.3, self.training))
         return out.float()
 
     def augment(self, value: Tensor, rng: torch.Generator | None) -> Tensor:
@@ -153,11 +167,15 @@ class TextJudge(Judge):
         self.over_tokens = nn.GRU(width, width, batch_first=True, bidirectional=True)
         self.out = nn.Linear(2 * width, classes)
 
-    def forward(self, value: Tensor) -> Tensor:
+    def features(self, value: Tensor) -> Tensor:
+        """Ids (B, L) to (B, 2 · width)."""
         states_BLD, _ = self.over_tokens(self.embedding(value))
         # float32 minimum, not infinity: a text of padding alone must not make NaN
-        hidden = states_BLD.float().masked_fill((value == PAD)[..., None], -1e4)
-        out: Tensor = self.out(F.dropout(hidden.amax(1), 0.1, self.training))
+        hidden: Tensor = states_BLD.float().masked_fill((value == PAD)[..., None], -1e4)
+        return hidden.amax(1)
+
+    def classify(self, features_BD: Tensor) -> Tensor:
+        out: Tensor = self.out(F.dropout(features_BD, 0.1, self.training))
         return out.float()
 
     def augment(self, value: Tensor, rng: torch.Generator | None) -> Tensor:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mmgen.evaluate import scores
 from mmgen.evaluate.exam import Exam, recording
 from mmgen.evaluate.intervals import wilson
-from mmgen.evaluate.measure import Made
+from mmgen.evaluate.measure import Made, labels_of
 from mmgen.evaluate.recogniser import RATE_HZ, Listener
 from mmgen.evaluate.scores import Score, score
 from mmgen.preprocess.audio import AudioPreprocess
@@ -24,7 +24,7 @@ def recognised(
     listener: Listener, how: AudioPreprocess, labels: tuple[str, ...], exam: Exam, made: Made
 ) -> list[Score]:
     """Share of made clips in which the listener hears the label of their condition."""
-    asked = exam.real.labels_B[made.rows]
+    asked = labels_of(exam.real, made.rows)
     places = (asked >= 0).nonzero().squeeze(1)[:CLIPS]
     if len(places) == 0:
         return []

@@ -41,15 +41,25 @@ class Maker(Protocol):
         ...
 
 
-# value (B, …) → class logits (B, K)
-Judging = Callable[[Tensor], Tensor]
+class Judging(Protocol):
+    """A judge: a value to features, and these to the logits of classes."""
+
+    def features(self, value: Tensor) -> Tensor:
+        """value (B, …) to (B, D)."""
+        ...
+
+    def classify(self, features_BD: Tensor) -> Tensor:
+        """features (B, D) to class logits (B, K)."""
+        ...
+
+
 # (slot, value (B, …)) → embedding (B, D) of that slot alone
 Embedding = Callable[[str, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Who judges. judges: modality → a judge's logits; names: modality → what a row calls it."""
+    """Who judges. judges: modality → its judge; names: modality → what a row calls it."""
 
     modalities: Mapping[str, Modality]
     judges: Mapping[Modality, Judging]
@@ -60,10 +70,19 @@ class Panel:
         return self.names[self.modalities[slot]]
 
     @torch.no_grad()
-    def guess(self, slot: str, value: Tensor) -> Tensor:
-        """Class indices (B,) that the slot's judge gives."""
+    def features(self, slot: str, value: Tensor) -> Tensor:
+        """What the slot's judge sees in each value: (B, D)."""
         judge = self.judges[self.modalities[slot]]
-        return torch.cat([judge(part).argmax(dim=1) for part in torch.split(value, ROWS)])
+        return torch.cat([judge.features(part) for part in torch.split(value, ROWS)])
+
+    @torch.no_grad()
+    def classes(self, slot: str, features_BD: Tensor) -> Tensor:
+        """Class indices (B,) that the slot's judge gives for its features."""
+        return self.judges[self.modalities[slot]].classify(features_BD).argmax(dim=1)
+
+    def guess(self, slot: str, value: Tensor) -> Tensor:
+        """Class indices (B,) that the slot's judge gives for values."""
+        return self.classes(slot, self.features(slot, value))
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -81,7 +100,10 @@ class Draws:
 
 @dataclass(frozen=True)
 class Made:
-    """What came of one condition. rows: indices of the real samples that gave it; value (N, …) on their device."""
+    """What came of some inputs. given: their slots joined by '+', "" for none. value: (N, …) on the samples' device.
+
+    rows: indices of the real samples that gave the inputs, which may repeat; -1 where that is not known.
+    """
 
     given: str
     slot: str
@@ -89,9 +111,15 @@ class Made:
     value: Tensor
 
 
-def having(real: Batch, slot: str) -> Tensor:
-    """Indices of the rows that have a slot."""
-    return real.masks[slot].any(dim=1).nonzero().squeeze(1)
+def having(real: Batch, *slots: str) -> Tensor:
+    """Indices of the rows that have all of these slots."""
+    there = torch.stack([real.masks[slot].any(dim=1) for slot in slots])
+    return there.all(dim=0).nonzero().squeeze(1)
+
+
+def labels_of(real: Batch, rows: Tensor) -> Tensor:
+    """Class indices (N,) of the samples at these rows; -1 where there is no label or the row is not known."""
+    return torch.where(rows >= 0, real.labels_B[rows.clamp_min(0)], -1)
 
 
 def take(batch: Batch, rows: Tensor, slots: Sequence[str]) -> Batch:
@@ -141,23 +169,30 @@ def judge_accuracy(panel: Panel, real: Batch) -> list[Score]:
     return found
 
 
-def coherence(panel: Panel, real: Batch, made: Made) -> list[Score]:
-    """Share of made values that the judge puts in the class of their condition; no row without labels or judge."""
+def coherence(panel: Panel, real: Batch, made: Made, features_ND: Tensor | None = None) -> list[Score]:
+    """Share of made values that the judge puts in the class of their condition; no row without labels or judge.
+
+    features_ND: what the judge sees in them, if it has looked already.
+    """
     if made.slot not in panel.slots:
         return []
-    labels = real.labels_B[made.rows]
+    labels = labels_of(real, made.rows)
     if not bool((labels >= 0).any()):
         return []
-    right = (panel.guess(made.slot, made.value) == labels)[labels >= 0]
+    seen_ND = panel.features(made.slot, made.value) if features_ND is None else features_ND
+    right = (panel.classes(made.slot, seen_ND) == labels)[labels >= 0]
     return [score(scores.COHERENCE, [made.given], [made.slot], panel.judge(made.slot), wilson(*share(right)))]
 
 
-def joint_coherence(panel: Panel, values: Mapping[str, Tensor]) -> list[Score]:
-    """Share of samples made from nothing whose slots' judges all name one class; no row for fewer than two slots."""
-    slots = [slot for slot in values if slot in panel.slots]
+def joint_coherence(panel: Panel, features: Mapping[str, Tensor]) -> list[Score]:
+    """Share of samples made from nothing whose slots' judges all name one class; no row for fewer than two slots.
+
+    features: slot → what its judge sees in the samples, in one order.
+    """
+    slots = [slot for slot in features if slot in panel.slots]
     if len(slots) < 2:
         return []
-    guesses_SN = torch.stack([panel.guess(slot, values[slot]) for slot in slots])
+    guesses_SN = torch.stack([panel.classes(slot, features[slot]) for slot in slots])
     agree = (guesses_SN == guesses_SN[:1]).all(dim=0)
     return [score(scores.JOINT_COHERENCE, [], slots, "all", wilson(*share(agree)))]
 
@@ -211,23 +246,26 @@ def retrieval(embed: Embedding, real: Batch, made: Made, seed: int) -> list[Scor
     return rows
 
 
-def distance(embed: Embedding, real: Batch, made: Made) -> list[Score]:
-    """Kernel distance of what was made from the real values of its slot, in the fusion space."""
-    rows = having(real, made.slot)
-    if min(len(rows), len(made.rows)) < FEWEST:
+def distance(wanted_ND: Tensor, came_ND: Tensor, made: Made) -> list[Score]:
+    """Kernel distance of what was made from the real values of its slot, both as embeddings in the fusion space."""
+    if min(len(wanted_ND), len(came_ND)) < FEWEST:
         return []
-    wanted, came = unit_scale(embed(made.slot, real.values[made.slot][rows])), unit_scale(embed(made.slot, made.value))
-    return [score(scores.KERNEL_DISTANCE, [made.given], [made.slot], "fusion", kernel_distance(came, wanted))]
+    found = kernel_distance(unit_scale(came_ND), unit_scale(wanted_ND))
+    return [score(scores.KERNEL_DISTANCE, [made.given], [made.slot], "fusion", found)]
 
 
-def distance_floor(embed: Embedding, real: Batch, slot: str, seed: int) -> list[Score]:
-    """Kernel distance of two random halves of a slot's real values: what a perfect generator would score."""
-    rows = having(real, slot)
-    if len(rows) < 2 * FEWEST:
+def distance_floor(wanted_ND: Tensor, slot: str, seed: int) -> list[Score]:
+    """Kernel distance of two random halves of a slot's real embeddings: what a perfect generator would score."""
+    if len(wanted_ND) < 2 * FEWEST:
         return []
-    mixed = rows[torch.randperm(len(rows), generator=_draw(seed)).to(rows.device)]
-    halves = [unit_scale(embed(slot, real.values[slot][half])) for half in mixed.chunk(2)]
+    halves = [unit_scale(wanted_ND[half]) for half in halved(len(wanted_ND), seed)]
     return [score(scores.KERNEL_FLOOR, [], [slot], "fusion", kernel_distance(*halves))]
+
+
+def halved(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Two random halves of `count` places; the first is the larger one of an odd number."""
+    first, second = torch.randperm(count, generator=_draw(seed)).chunk(2)
+    return first, second
 
 
 def _draw(seed: int) -> torch.Generator:

@@ -11,8 +11,10 @@ import polars as pl
 from data_schemas.scores import Scores
 from mmgen.evaluate.intervals import Estimate
 
-#: metrics whose row has one value for all directions or slots together
+#: metrics whose row has one value for all directions from one input, or for all slots together
 MEAN_COHERENCE, JOINT_COHERENCE, MEAN_RETRIEVAL = "mean_coherence", "joint_coherence", "mean_retrieval"
+#: the mean over what is made from so many inputs, two or more: "mean_coherence_of_2"
+MEAN_COHERENCE_OF = "mean_coherence_of_"
 #: made from `given`, judged by the judge of `made` against the label
 COHERENCE = "coherence"
 #: real values through the codec and back, judged likewise: the ceiling of every generator on it
@@ -23,10 +25,26 @@ TEXT_EXACT = "text_exact"
 JUDGE_ACCURACY = "judge_accuracy"
 #: an independent recogniser on made, and on real clips
 RECOGNISED, RECOGNISED_REAL = "recognised", "recognised_real"
+#: an independent reader on made, and on real pictures of written labels
+READ, READ_REAL = "read", "read_real"
 #: recall@1 of the condition among 100, for made samples and for real partners
 RETRIEVAL, RETRIEVAL_REAL = "retrieval", "retrieval_real"
 #: unbiased squared MMD of made and real embeddings, and of two halves of the real ones
 KERNEL_DISTANCE, KERNEL_FLOOR = "kernel_distance", "kernel_floor"
+#: the same among a judge's features
+JUDGE_KERNEL_DISTANCE, JUDGE_KERNEL_FLOOR = "judge_kernel_distance", "judge_kernel_floor"
+#: Fréchet distance among features, over the variance of the real ones; of two halves of these
+FRECHET_DISTANCE, FRECHET_FLOOR = "frechet_distance", "frechet_floor"
+#: see mmgen.evaluate.manifold; with "_real" of one half of the real data among the other
+PRECISION, RECALL, DENSITY, COVERAGE = "precision", "recall", "density", "coverage"
+#: the mean of the coverage over all directions from one input
+MEAN_COVERAGE = "mean_coverage"
+REAL = "_real"
+#: share of made samples nearer to a training sample than all but 1% of real test samples are; and how near they are,
+#: as the ratio of both medians
+MEMORISED, TRAINING_DISTANCE = "memorised", "training_distance"
+#: exp of the mean negative log-probability of a token of real texts, under the generator
+PERPLEXITY = "perplexity"
 
 #: joins the slots of one side of a score
 AND = "+"
@@ -44,6 +62,11 @@ class Score:
     low: float
     high: float
     n: int
+
+
+def single(row: Score) -> bool:
+    """Whether a row is of what is made from one input alone."""
+    return row.given != "" and AND not in row.given
 
 
 def score(metric: str, given: Sequence[str], made: Sequence[str], judge: str, found: Estimate) -> Score:
@@ -67,6 +90,19 @@ def to_parquet(rows: Sequence[Score]) -> bytes:
     sink = io.BytesIO()
     table.write_parquet(sink)
     return sink.getvalue()
+
+
+#: what a manifest repeats of the table, and a screen shows; all else is in the table, the card and MLflow
+TOLD = frozenset({
+    MEAN_COHERENCE, JOINT_COHERENCE, MEAN_RETRIEVAL, MEAN_COVERAGE, COHERENCE, RECONSTRUCTION, TEXT_EXACT,
+    JUDGE_ACCURACY, RECOGNISED, RECOGNISED_REAL, READ, READ_REAL, RETRIEVAL, RETRIEVAL_REAL, KERNEL_DISTANCE,
+    KERNEL_FLOOR,
+})  # fmt: skip
+
+
+def told(rows: Sequence[Score]) -> list[Score]:
+    """The rows that a manifest repeats."""
+    return [row for row in rows if row.metric in TOLD or row.metric.startswith(MEAN_COHERENCE_OF)]
 
 
 def plain(rows: Sequence[Score]) -> list[dict[str, str | float | int]]:

@@ -18,13 +18,13 @@ from mmgen.artifact import Artifact, FileEntry
 from mmgen.records import MODALITIES, Modality
 from mmgen.report import page, plots
 from mmgen.report.curves import Curve, read_curves
-from mmgen.report.score_tables import HELD_OUT, METRICS, charts, read_scores, tables
+from mmgen.report.score_tables import HELD_OUT, charts, described, read_scores, tables
 from mmgen.store import Store
 
 FORMAT = 1
 _HEADLINE = ("mean_coherence", "joint_coherence", "mean_retrieval")
 #: roles of files of scores that show samples of the exam
-SHOWING = ("grid", "example")
+SHOWING = ("grid", "example", "nearest")
 #: embedded media beyond this is left out and counted, so that the page stays openable
 MAX_MEDIA_BYTES = 12 << 20
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".wav": "audio/wav", ".flac": "audio/flac"}
@@ -42,10 +42,11 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A condition and what was made of it."""
+    """A condition and what was made of it; or what was made, and the training sample nearest to it."""
 
     given: tuple[Cell, ...]
     made: tuple[Cell, ...]
+    note: str = ""
 
 
 # ---------------------------------------------------------------- what artifacts say
@@ -137,7 +138,7 @@ def render(
     grids = [(entry.facts, uri) for entry in sheets if (uri := media.uri(entry))]
     examples = _examples(scores, media, order)
     shown = {
-        "headline": [row for row in rows if row.metric in _HEADLINE],
+        "headline": [row for row in rows if row.metric in _HEADLINE or row.metric.startswith("mean_coherence_of_")],
         "splits": [
             {"charts": charts(each), "tables": tables(each), "held_out": each is held_out}
             for each in (rows, held_out)
@@ -145,10 +146,11 @@ def render(
         ],
         "grids": grids,
         "examples": examples,
+        "nearest": nearest_pairs(scores, media),
         "plots": _plots(curves),
         "yaml": yaml.safe_dump(twin["settings"], sort_keys=True, allow_unicode=True),
         "usage": _usage(name, model, alias, slots, _a_text(examples)),
-        "metrics": METRICS,
+        "described": described,
     }
     html = page.render("card.html.j2", {"card": twin, "omitted": media.omitted, "purged": purged, **shown})
     return html, json.dumps(twin, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
@@ -166,8 +168,23 @@ def _examples(scores: Artifact, media: _Media, order: Mapping[str, int]) -> dict
     whole.sort(key=lambda each: [order.get(cell.slot, len(order)) for cell in (*each.given, *each.made)])
     found: dict[str, list[Example]] = {}
     for each in whole:
-        title = " → ".join(" + ".join(cell.slot for cell in side) for side in (each.given, each.made) if side)
+        given, made = (" + ".join(cell.slot for cell in side) for side in (each.given, each.made))
+        title = f"{given or 'nothing'} → {made}"
         found.setdefault(title, []).append(each)
+    return found
+
+
+def nearest_pairs(scores: Artifact, media: _Media) -> dict[str, list[Example]]:
+    """Slot → made samples, each beside the training sample that is nearest to it, the nearest of all first."""
+    pairs: dict[tuple[str, int], dict[str, FileEntry]] = {}
+    for entry in scores.by_role("nearest"):
+        pairs.setdefault((str(entry.facts["slot"]), int(entry.facts["pair"])), {})[str(entry.facts["side"])] = entry
+    found: dict[str, list[Example]] = {}
+    for (slot, _), sides in sorted(pairs.items()):
+        facts = sides["made"].facts
+        note = f"from {str(facts['given']).replace('+', ' + ') or 'nothing'}, {facts['distance']:g} apart"
+        made, training = (replace(_cell(sides[side], media), slot=side) for side in ("made", "training"))
+        found.setdefault(slot, []).append(Example((made,), (training,), note))
     return found
 
 

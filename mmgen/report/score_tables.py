@@ -32,7 +32,9 @@ class Score:
 
     @property
     def direction(self) -> str:
-        return f"{self.given} → {self.made}" if self.given and self.made else self.made or self.given or "all"
+        """What the score is of, as a label: "text + audio → image"."""
+        given, made = (each.replace("+", " + ") for each in (self.given, self.made))
+        return f"{given} → {made}" if given and made else made or given or "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +54,13 @@ class Bar:
 
 def read_scores(store: Store, scores: Artifact, role: str = TEST) -> list[Score]:
     """The rows of the artifact's table of this role; none where it has no such table."""
-    rows: list[Score] = []
-    for entry in scores.by_role(role):
-        table = pl.read_parquet(io.BytesIO(store.read(entry.path)))
-        rows += [Score(**row) for row in table.select([*Score.__dataclass_fields__]).to_dicts()]
-    return rows
+    return [row for entry in scores.by_role(role) for row in rows_of(store.read(entry.path))]
+
+
+def rows_of(table: bytes) -> list[Score]:
+    """The rows of a table of scores as Parquet."""
+    columns = [*Score.__dataclass_fields__]
+    return [Score(**row) for row in pl.read_parquet(io.BytesIO(table)).select(columns).to_dicts()]
 
 
 def flat_scores(store: Store, scores: Artifact) -> dict[str, float]:
@@ -84,7 +88,7 @@ def _plain(text: str) -> str:
 
 #: metric → (title of its table, what it means)
 METRICS: dict[str, tuple[str, str]] = {
-    "mean_coherence": ("Mean coherence", "mean over all directions"),
+    "mean_coherence": ("Mean coherence", "mean over all directions from one input"),
     "coherence": ("Coherence", "share of made samples that the judge puts in the class of their condition"),
     "joint_coherence": ("Joint coherence", "share of samples made from nothing whose slots all agree"),
     "reconstruction_coherence": ("Codec ceiling", "real data through the codec and back, judged likewise"),
@@ -92,17 +96,63 @@ METRICS: dict[str, tuple[str, str]] = {
     "judge_accuracy": ("Judges", "the judges themselves, on real test data"),
     "recognised": ("Independent recogniser", "share of made clips in which it hears the asked word"),
     "recognised_real": ("Independent recogniser, real clips", "the same on real clips: its ceiling"),
+    "read": ("Independent reader", "share of made pictures in which it reads the asked label"),
+    "read_real": ("Independent reader, real pictures", "the same on real pictures: its ceiling"),
     "mean_retrieval": ("Mean retrieval", "mean over all directions"),
     "retrieval": ("Retrieval", "recall@1 of the condition among 100, in the fusion space"),
     "retrieval_real": ("Retrieval, real partners", "the same for real partners: the ceiling"),
+    "mean_coverage": ("Mean coverage", "mean over all directions from one input"),
+    "coverage": ("Coverage", "share of real samples that have a made one among their nearest: low where it collapsed"),
+    "coverage_real": ("Coverage, real", "of one half of the real data by the other: the ceiling"),
+    "precision": ("Precision", "share of made samples that lie among the real ones"),
+    "precision_real": ("Precision, real", "of one half of the real data among the other: the ceiling"),
+    "recall": ("Recall", "share of real samples that lie among the made ones"),
+    "recall_real": ("Recall, real", "of one half of the real data among the other: the ceiling"),
+    "density": ("Density", "real neighbourhoods around a made sample, over their size; about 1 for real data"),
+    "density_real": ("Density, real", "of one half of the real data in the other"),
+    "frechet_distance": (
+        "Fréchet distance",
+        "among the judge's features, over the real ones' variance: 1 is making their mean always; lower is better",
+    ),
+    "frechet_floor": ("Fréchet distance, real", "of two halves of the real data, as many as above: the floor"),
+    "judge_kernel_distance": (
+        "Kernel distance, judge",
+        "unbiased squared MMD among the judge's features, lower is better",
+    ),
+    "judge_kernel_floor": ("Kernel distance, judge, real", "of two halves of the real data: the floor"),
     "kernel_distance": ("Kernel distance", "unbiased squared MMD of made and real embeddings, lower is better"),
     "kernel_floor": ("Kernel distance, real", "of two halves of the real data: the floor"),
+    "memorised": (
+        "Memorised",
+        "share of made samples nearer to a training sample than all but 1% of real test samples are: 0.01 is chance",
+    ),
+    "training_distance": (
+        "Distance to training data",
+        "to the nearest training sample, over that of real test samples (medians): far below 1 is copying",
+    ),
+    "bleu": ("BLEU", "made texts against those of the same samples, 0 to 100"),
+    "chrf": ("chrF", "the same by letters, 0 to 100"),
+    "rouge_l": ("ROUGE-L", "longest common subsequence of words, F1"),
+    "exact_match": ("Exact match", "share of made texts that are one of the sample's own"),
+    "perplexity": ("Perplexity", "of a token of real texts under the generator, lower is better"),
 }
+_SEVERAL = re.compile(r"mean_coherence_of_(\d+)")
+
+
+def described(metric: str) -> tuple[str, str]:
+    """(title, meaning) of any metric; an unknown one has its own name for a title."""
+    if several := _SEVERAL.fullmatch(metric):
+        return f"Mean coherence, {several[1]} inputs", f"mean over all directions from {several[1]} inputs"
+    return METRICS.get(metric, (metric, ""))
+
+
 #: a drawn metric → what is marked on the same axis: (word, metric)
 _DRAWN: dict[str, tuple[tuple[str, str], ...]] = {
     "coherence": (("judge on real data", "judge_accuracy"), ("codec ceiling", "reconstruction_coherence")),
     "recognised": (("on real clips", "recognised_real"),),
+    "read": (("on real pictures", "read_real"),),
     "retrieval": (("real partners", "retrieval_real"),),
+    "coverage": (("half of the real data", "coverage_real"),),
 }
 
 
@@ -118,7 +168,7 @@ def _bars(rows: list[Score], metric: str) -> tuple[float, list[Bar]]:
         return 100 * min(1.0, max(0.0, (value - low) / (1 - low)))
 
     bars = []
-    for row in sorted(mine, key=lambda row: -row.value):
+    for row in sorted(mine, key=lambda row: (row.given.count("+"), -row.value)):
         found = []
         for word, _ in _DRAWN[metric]:
             # a judge or codec is of the made slot alone; a real partner is of the same pair
@@ -143,9 +193,11 @@ def charts(rows: list[Score]) -> list[dict[str, Any]]:
 
 def tables(rows: list[Score]) -> list[dict[str, Any]]:
     """All rows by metric, known ones first: {"title", "meaning", "rows"}."""
-    order = [*METRICS, *sorted({row.metric for row in rows} - METRICS.keys())]
+    several = sorted({row.metric for row in rows if _SEVERAL.fullmatch(row.metric)})
+    first, *others = METRICS
+    order = [first, *several, *others, *sorted({row.metric for row in rows} - METRICS.keys() - {*several})]
     return [
-        {"title": METRICS.get(metric, (metric, ""))[0], "meaning": METRICS.get(metric, ("", ""))[1], "rows": found}
+        {"title": described(metric)[0], "meaning": described(metric)[1], "rows": found}
         for metric in order
         if (found := [row for row in rows if row.metric == metric])
     ]

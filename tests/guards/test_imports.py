@@ -24,7 +24,8 @@ ORDER = (
     "adversarial",
     "codecs", "encoders", "fusion", "generators", "training",
     "codec_set", "embeddings", "extract", "maker", "pair_scores", "generate", "evaluate", "fit_parts", "fit_judges",
-    "evalset", "fit", "train", "evaluate.step", "mlflow_client", "dataset_log", "served_model", "registry",
+    "evalset", "fit", "train", "evaluate.step", "evaluate.against",
+    "mlflow_client", "dataset_log", "served_model", "registry",
     # decides which of them runs, and imports the one that does
     "steps",
 )  # fmt: skip

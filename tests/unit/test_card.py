@@ -181,3 +181,36 @@ def test_a_model_of_one_target_is_asked_for_no_other(store, parts):
     assert twin["makes"] == ["text"]
     assert "makes text from" in page
     assert "--image picture.png --to text" in html.unescape(page)
+
+
+def test_what_is_made_from_several_inputs_stands_below_single_ones_and_has_a_mean_of_its_own(store, parts):
+    rows = [
+        ("coherence", "audio+text", "image", "j", 0.99, 0.98, 1.0, 90),
+        ("coherence", "text", "image", "j", 0.5, 0.4, 0.6, 90),
+        ("mean_coherence_of_2", "", "", "all", 0.99, 0.98, 1.0, 90),
+        ("coverage", "text", "image", "j", 0.7, 0.6, 0.8, 90),
+        ("coverage_real", "", "image", "j", 0.96, 0.9, 0.99, 45),
+        ("bleu", "image", "text", "sacrebleu nrefs:1|tok:13a|version:2", 41.5, 40.0, 43.0, 90),
+    ]
+    made = with_scores(store, parts, rows)
+    page, _ = rendered(store, made)
+    assert page.index("<span>text → image</span>") < page.index("<span>audio + text → image</span>")
+    assert "mean coherence, 2 inputs" in page
+    assert "half of the real data 0.960" in page
+    assert 'title="sacrebleu nrefs:1|tok:13a|version:2"' in page
+    flat = score_tables.flat_scores(store, made["scores"])
+    assert flat["coherence/audio-and-text-to-image"] == 0.99
+    assert all(re.fullmatch(r"[/\w.\- :]+", key) for key in flat)
+
+
+def test_a_made_sample_stands_beside_its_nearest_training_sample(store, parts):
+    draft = Draft(store, "scores", "digits", "7" * 64)
+    draft.put("scores.parquet", hand_made.scores_table(), "scores", split="test")
+    for pair, distance in ((0, 0.25), (1, 3.0)):
+        for side in ("made", "training"):
+            facts = {"pair": pair, "side": side, "slot": "image", "given": "", "distance": distance, "shard": "d"}
+            draft.put(f"nearest/image-{pair}-{side}.png", hand_made.png(pair), "nearest", **facts)
+    made = hand_made.commit(draft, "evaluate", facts={"gate": []})
+    page, _ = rendered(store, parts | {"scores": made})
+    assert page.index("from nothing, 0.25 apart") < page.index("from nothing, 3 apart")
+    assert page.count('alt="training"') == page.count('alt="made"') == 2

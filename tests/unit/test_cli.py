@@ -26,6 +26,7 @@ OPTIONS = {
     "demo": LINE | {"--rows", "--quick"},
     "run": STEP | {"--from", "--until", "--plan"},
     **dict.fromkeys(steps.NAMES, STEP),
+    "evaluate": STEP | {"--against", "--out"},
     "init": {"--out", "--force", "--json"},
     "generate": {
         "--text", "--image", "--audio", "--slot", "--to", "--num", "--guidance", "--steps", "--seed", "--out",
@@ -48,6 +49,7 @@ ARGUMENTS = {
     "run": ["config"], "init": ["file"], "generate": ["model"], "ls": ["kind"], "show": ["ref"], "verify": ["ref"],
     "report": ["ref"], "forget": ["keys"], "diff": ["one", "other"], "trace": ["key"],
     "export": ["ref", "folder"], "deploy": ["config"], **{name: ["config"] for name in steps.NAMES},
+    "evaluate": ["target"],
 }  # fmt: skip
 
 

@@ -255,6 +255,41 @@ def test_a_card_keeps_its_scores_and_shows_no_sample_of_the_exam(store: Store) -
     assert gone <= tombstones.purged(store, line)
 
 
+def test_a_training_sample_that_was_the_nearest_goes_from_the_card_that_shows_it(store: Store) -> None:
+    """Its exam has none of the forgotten keys."""
+    versions = artifact.history(store, "dataset", "tiny")
+    shard = next(iter(find_holders(store, "tiny", {KEY}).shards))
+    assert any(entry.facts.get("digest") == shard for entry in versions[0].files)
+
+    def fill(part: str, *_: object) -> dict[str, Any]:
+        facts = {"slots": hand_made.SLOTS, "evalset": "evalset:other@1"}
+        return {"facts": facts} if part == "codecs" else {}
+
+    inputs = hand_made.line(store, fill=fill)
+    draft = Draft(store, "scores", "digits", "8" * 64)
+    draft.put("scores.parquet", hand_made.scores_table(), "scores", split="test")
+    for side, data in (("made", hand_made.png(1)), ("training", hand_made.png(2))):
+        facts = {"pair": 0, "side": side, "slot": "image", "given": "text", "distance": 0.5, "shard": shard}
+        draft.put(f"nearest/image-0-{side}.png", data, "nearest", **facts)
+    links = {role: inputs[role].link for role in ("codecs", "fusion", "generator")}
+    scores = hand_made.commit(draft, "evaluate", inputs=links, facts={"gate": []})
+    parts = promotions.lineage(store, inputs | {"scores": scores})
+    html, twin = card.render(store, parts, name="digits", alias=None, why="so")
+    assert b"Nearest training samples" in html
+    assert b"from text, 0.5 apart" in html
+    line = Draft(store, "promotion", "digits", "q" * 64)
+    line.put("card.html", html, "card")
+    line.put("card.json", twin, "card-json")
+    facts = {"alias": None, "why": "so", "model": inputs["generator"].ref}
+    made = hand_made.commit(
+        line, "register", inputs={role: part.link for role, part in (inputs | {"scores": scores}).items()}, facts=facts
+    )
+    found = forget.forget(store, "tiny", [KEY], purge=True)
+    assert {entry.path for entry in scores.by_role("nearest")} <= set(found.purged)
+    assert b"Nearest training samples" not in store.read(made.file("card").path)
+    assert store.exists(scores.file("scores").path)
+
+
 def test_a_card_of_another_exam_stays_as_it_is(store: Store) -> None:
     line = promoted(store, ["s0001"])
     found = forget.forget(store, "tiny", [KEY], purge=True)

@@ -61,9 +61,9 @@ def exam() -> Exam:
 
 def test_classes_take_turns_in_what_is_shown() -> None:
     real = exam().real
-    assert real.labels_B[chosen(real, "text", 7)].tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert real.labels_B[chosen(real, ["text"], 7)].tolist() == [0, 1, 2, 0, 1, 2, 0]
     real.masks["text"][:10] = False
-    assert set(real.labels_B[chosen(real, "text", 4)].tolist()) == {1, 2}
+    assert set(real.labels_B[chosen(real, ["text"], 4)].tolist()) == {1, 2}
 
 
 def test_a_direction_to_pictures_gives_examples_and_a_grid_of_its_size() -> None:

@@ -13,16 +13,22 @@ import polars as pl
 import pytest
 import torch
 
+from mmgen.evaluate.frechet import frechet_distance
 from mmgen.evaluate.intervals import wilson
 from mmgen.evaluate.kernel_distance import kernel_distance, unit_scale
+from mmgen.evaluate.manifold import manifold
 from mmgen.evaluate.retrieval import recall_at_1
 from mmgen.evaluate.scores import COHERENCE, MEAN_COHERENCE, mean_of, score, to_parquet
+from mmgen.evaluate.text_scores import text_scores
 from mmgen.identity import STEP_VERSIONS
 
 EVALUATE: dict[str, Any] = {
-    "version": 1,
+    "version": 2,
     "recall_at_1": [0.291667, 0.217816, 0.378442],
     "kernel_distance": [0.914124, 0.831707, 0.996541],
+    "frechet_distance": [3.128664, 2.996228, 3.603806],
+    "density": [1.06, 1.033708, 1.085],
+    "texts": {"bleu": 52.383271, "chrf": 91.86483, "rouge_l": 0.833333, "exact_match": 0.5},
     "table": [
         ("coherence", "text", "image", "image", 0.93, 0.862505, 0.965681, 100),
         ("coherence", "image", "text", "text", 0.88, 0.801879, 0.930006, 100),
@@ -42,6 +48,11 @@ def test_golden_evaluate() -> None:
     made_ND, given_ND = waves(0.37), waves(0.3702)
     recall = recall_at_1(made_ND, given_ND, torch.Generator().manual_seed(3))
     distance = kernel_distance(unit_scale(made_ND), unit_scale(waves(0.51)))
+    frechet = frechet_distance(waves(0.37), waves(0.51), 50, 3)
+    density = manifold(made_ND, given_ND, 50, 3).density
+    texts = text_scores(
+        ["a bold seven", "an eight in ink"], [["a bold seven"], ["one eight in blue ink", "an eight"]], 9, 3
+    )
     rows = [
         score(COHERENCE, ["text"], ["image"], "image", wilson(93, 100)),
         score(COHERENCE, ["image"], ["text"], "text", wilson(88, 100)),
@@ -50,6 +61,9 @@ def test_golden_evaluate() -> None:
 
     assert [recall.value, recall.low, recall.high] == pytest.approx(EVALUATE["recall_at_1"], abs=1e-6)
     assert [distance.value, distance.low, distance.high] == pytest.approx(EVALUATE["kernel_distance"], abs=1e-5)
+    assert [frechet.value, frechet.low, frechet.high] == pytest.approx(EVALUATE["frechet_distance"], abs=1e-5)
+    assert [density.value, density.low, density.high] == pytest.approx(EVALUATE["density"], abs=1e-5)
+    assert {each.metric: each.found.value for each in texts} == pytest.approx(EVALUATE["texts"], abs=1e-5)
     assert [
         tuple(round(each, 6) if isinstance(each, float) else each for each in row) for row in table.rows()
     ] == EVALUATE["table"]

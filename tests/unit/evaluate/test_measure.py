@@ -28,6 +28,16 @@ def judge(value: Tensor) -> Tensor:
     return value[:, :CLASSES]
 
 
+class Reads:
+    """A judge that sees the value as it is."""
+
+    def features(self, value: Tensor) -> Tensor:
+        return value
+
+    def classify(self, features_BD: Tensor) -> Tensor:
+        return judge(features_BD)
+
+
 def real(rows: int = 200, unlabelled: int = 0) -> Batch:
     labels = torch.arange(rows) % CLASSES
     values = {"text": shown(labels), "image": shown(labels)}
@@ -39,7 +49,7 @@ def real(rows: int = 200, unlabelled: int = 0) -> Batch:
 
 def panel(modalities: Mapping[str, Modality] | None = None) -> Panel:
     slots: Mapping[str, Modality] = modalities or {"text": "text", "image": "image"}
-    return Panel(slots, dict.fromkeys(slots.values(), judge), {each: f"{each}@1" for each in slots.values()})
+    return Panel(slots, dict.fromkeys(slots.values(), Reads()), {each: f"{each}@1" for each in slots.values()})
 
 
 class Copies:
@@ -126,7 +136,7 @@ def test_the_ceilings_are_the_judge_on_real_values_and_on_reconstructions() -> N
 
 
 def test_a_slot_whose_modality_has_no_judge_gives_no_row() -> None:
-    one = Panel({"text": "text", "image": "image"}, {"text": judge}, {"text": "text@1"})
+    one = Panel({"text": "text", "image": "image"}, {"text": Reads()}, {"text": "text@1"})
     assert [row.made for row in measure.judge_accuracy(one, real(10))] == ["text"]
     assert measure.coherence(one, real(10), made(Copies(), real(10))) == []
 
@@ -165,9 +175,12 @@ def test_kernel_distance_of_a_copy_is_under_the_real_floor_and_of_a_collapse_far
     batch = real(200)
     batch.values["image"] = torch.randn(200, WIDTH, generator=torch.Generator().manual_seed(3))
     rows = measure.having(batch, "text")
-    (floor,) = measure.distance_floor(embed, batch, "image", 0)
-    (copy,) = measure.distance(embed, batch, Made("text", "image", rows, batch.values["image"]))
-    (collapse,) = measure.distance(embed, batch, Made("text", "image", rows, batch.values["image"][:1].expand(200, -1)))
+    wanted = batch.values["image"]
+    (floor,) = measure.distance_floor(wanted, "image", 0)
+    (copy,), (collapse,) = (
+        measure.distance(wanted, each, Made("text", "image", rows, each))
+        for each in (wanted, wanted[:1].expand(200, -1))
+    )
     assert copy.value <= floor.high < collapse.low
     assert (floor.given, floor.made) == ("", "image")
 
@@ -177,5 +190,5 @@ def test_too_few_rows_give_no_unlabelled_scores_instead_of_an_error(rows: int) -
     batch = real(rows) if rows else real(1).rows(0, 0)
     some = Made("text", "image", torch.arange(rows), batch.values["image"])
     assert measure.retrieval(embed, batch, some, 0) == []
-    assert measure.distance(embed, batch, some) == []
-    assert measure.distance_floor(embed, batch, "image", 0) == []
+    assert measure.distance(batch.values["image"], some.value, some) == []
+    assert measure.distance_floor(batch.values["image"], "image", 0) == []

@@ -16,6 +16,7 @@ from mmgen.artifact import Artifact, Reference
 from mmgen.errors import IntegrityError
 from mmgen.evaluate.config import FloorsConfig
 from mmgen.evaluate.exam import read_exam
+from mmgen.evaluate.scores import TOLD
 from mmgen.evaluate.step import evaluate, summary
 from mmgen.maker import Maker
 from mmgen.runtime import Runtime
@@ -25,6 +26,7 @@ from tests.tiny_line import PARTS, Line, config_of, copied, perform
 
 OPEN = {"mean_coherence": 0.0, "each_coherence": 0.0, "joint_coherence": 0.0, "retrieval": 0.0}
 SIX = sorted(itertools.permutations(("text", "image", "audio"), 2))
+PAIRS = [("audio+image", "text"), ("audio+text", "image"), ("image+text", "audio")]
 
 
 @pytest.fixture
@@ -47,25 +49,48 @@ def test_a_labelled_line_is_scored_in_every_direction_beside_its_ceilings(line: 
     made = scored(line)
     rows = table(line, made)
     Scores.validate(rows)
-    directions = rows.filter(pl.col("metric") == "coherence").select("given", "made").rows()
-    assert sorted(directions) == SIX
+    coherent = rows.filter(pl.col("metric") == "coherence")
+    assert sorted(coherent.select("given", "made").rows()) == sorted([*SIX, *PAIRS])
     assert {"mean_coherence", "joint_coherence", "judge_accuracy", "reconstruction_coherence", "text_exact"} <= set(
         rows["metric"]
     )
     assert rows.filter(pl.col("metric") == "retrieval").is_empty()
-    assert set(rows["n"]) == {3}
+    assert set(coherent["n"]) == {3}
     assert made.passed
     assert set(summary(made)) - {"recognised"} == {"mean_coherence", "joint_coherence"}
     assert all("judge_accuracy" in row for row in made.facts["scores"] if row["metric"] == "coherence")
     assert not artifacts.damaged(line.store, made, rehash=True)
 
 
+def test_means_of_one_and_of_two_inputs_stand_apart_and_the_manifest_tells_both(line: Line) -> None:
+    rows = {row["metric"]: row for row in table(line, scored(line)).to_dicts() if row["metric"].startswith("mean_")}
+    each = table(line, scored(line)).filter(pl.col("metric") == "coherence")
+    for metric, given in (("mean_coherence", SIX), ("mean_coherence_of_2", PAIRS)):
+        mine = each.filter(pl.col("given").is_in([pair[0] for pair in given]))
+        assert rows[metric]["value"] == pytest.approx(mine["value"].mean())
+    assert {"mean_coherence_of_2"} <= {row["metric"] for row in scored(line).facts["scores"]}
+
+
+def test_larger_sets_of_inputs_can_be_left_out(line: Line) -> None:
+    rows = table(line, scored(line, larger_subsets=0)).filter(pl.col("metric") == "coherence")
+    assert sorted(rows.select("given", "made").rows()) == SIX
+
+
+def test_made_texts_are_scored_against_the_texts_of_their_sample(line: Line) -> None:
+    rows = table(line, scored(line)).filter(pl.col("made") == "text")
+    for metric in ("bleu", "chrf", "rouge_l", "exact_match"):
+        assert set(rows.filter(pl.col("metric") == metric)["given"]) == {"audio", "image", "audio+image"}
+    assert "version:" in rows.filter(pl.col("metric") == "chrf")["judge"][0]
+
+
 def test_its_files_are_grids_of_pictures_and_examples_of_all_directions(line: Line) -> None:
     made = scored(line)
     assert {Path(entry.path).name for entry in made.by_role("grid")} == {"grid-audio-image.png", "grid-text-image.png"}
     sides = {(entry.facts["example"], entry.facts["side"]) for entry in made.by_role("example")}
-    assert len({number for number, _ in sides}) == 6 * 3
-    assert len(sides) == 2 * 6 * 3
+    # three samples of each direction, two of each pair of inputs, two of the joint
+    assert len({number for number, _ in sides}) == 6 * 3 + 3 * 2 + 2
+    assert len(sides) == 2 * (6 * 3 + 3 * 2) + 2
+    assert {entry.facts["side"] for entry in made.by_role("nearest")} == set()
 
 
 def test_the_same_line_gives_the_same_scores_and_files_again(line: Line) -> None:
@@ -152,4 +177,7 @@ def test_a_table_without_labels_and_with_a_held_out_split_has_its_own_scores_for
     assert made.facts["not_run"] == {}
     held_out = pl.read_parquet(io.BytesIO(runtime.store.read(made.file("scores:heldout").path)))
     assert "retrieval" in set(held_out["metric"])
-    assert [row["metric"] for row in made.facts["heldout"]] == held_out["metric"].to_list()
+    told = [metric for metric in held_out["metric"] if metric in TOLD]
+    assert [row["metric"] for row in made.facts["heldout"]] == told
+    # without judges, the fusion model's features are what distances are taken among
+    assert set(held_out.filter(pl.col("metric") == "coverage")["judge"]) == {"fusion"}
