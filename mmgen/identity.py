@@ -28,7 +28,7 @@ STEP_VERSIONS: dict[str, int] = {
     "extract": 2,
     "train-fusion": 1,
     "train-generator": 1,
-    "evaluate": 1,
+    "evaluate": 2,
     "register": 1,
 }
 # inputs that are data: a fitted thing of the same pin may be kept when only these changed (law 15)

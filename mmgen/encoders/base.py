@@ -30,6 +30,17 @@ class Encoder(nn.Module, ABC):
         """value (see the class) → e_BD. Every row by itself: what stands in other rows changes nothing."""
 
 
+class TokenEncoder(Encoder):
+    """An encoder that can also say something of each token, before it sums them up."""
+
+    #: H, the width of a token's state
+    hidden: int
+
+    @abstractmethod
+    def tokens(self, value: Tensor) -> Tensor:
+        """value (B, L) → states (B, L, H); those of padding mean nothing."""
+
+
 def check_rank(shape: tuple[int, ...], wanted: str, rank: int) -> None:
     """Raises ConfigError unless `shape` has `rank` sizes; `wanted` spells them."""
     if len(shape) != rank:

@@ -34,6 +34,8 @@ class EvaluateConfig(Settings):
     steps: int = Field(20, ge=1)
     seed: int = 0
     floors: FloorsConfig = FloorsConfig()
+    #: class → a text that says it, by which the fusion model's zero-shot classes are scored; none: they are not
+    prompts: dict[str, str] = Field(default_factory=dict)
 
 
 class RegisterConfig(Settings):

@@ -17,7 +17,7 @@ from mmgen.artifact import Artifact, Draft, Reference
 from mmgen.codec_set import CodecSet
 from mmgen.config import Config
 from mmgen.errors import IntegrityError
-from mmgen.evaluate import gate, listening, measure, scores
+from mmgen.evaluate import fused, gate, listening, measure, scores
 from mmgen.evaluate.config import EvaluateConfig
 from mmgen.evaluate.exam import Exam, read_exam
 from mmgen.evaluate.examples import EXAMPLES, ExampleFile, direction_files
@@ -142,6 +142,7 @@ class Examiner:
             for given, to in directions:
                 rows += self._direction(exam, given, to)
                 bar.advance(1, f"{given} → {to}")
+            rows += self._fused(exam)
             rows += self._joint(exam)
             bar.advance(1, "joint")
         return self._summary(rows) + rows
@@ -189,6 +190,18 @@ class Examiner:
         nothing = torch.arange(len(exam.real), device=exam.real.labels_B.device)
         how = self.draws(self.settings.joint_guidance)
         return measure.joint_coherence(self.panel, measure.make(self.maker, exam.real, [], together, nothing, how))
+
+    def _fused(self, exam: Exam) -> list[Score]:
+        """What the fusion model itself is worth, and its zero-shot classes from the prompts that are configured."""
+        model, labels = self.maker.fusion, self.codecs.labels
+        rows = fused.fusion_scores(model, exam.real, labels, self.settings.seed)
+        slot = next((name for name in self.codecs.slots if self.codecs.modality(name) == "text"), None)
+        if slot is None or not self.settings.prompts:
+            return rows
+        prompts = self.settings.prompts
+        return rows + fused.zero_shot(
+            model, exam.real, labels, prompts, slot, lambda text: self.codecs.value(slot, text.encode())
+        )
 
     def _summary(self, rows: list[Score]) -> list[Score]:
         found = []

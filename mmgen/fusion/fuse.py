@@ -98,7 +98,7 @@ class CrossAttentionFuse(nn.Module):
 
     def forward(self, e_BSD: Tensor, mask_BS: Tensor) -> Tensor:
         """(B, S, D) and presence (B, S) bool to (B, D); a row without any slot gets a constant."""
-        count, slots, width = e_BSD.shape
+        count, slots = mask_BS.shape
         x_BSD = e_BSD.masked_fill(~mask_BS[..., None], 0.0) + self.kinds
         share_BS11 = (mask_BS / mask_BS.sum(1, keepdim=True).clamp_min(1)).to(e_BSD.dtype)[..., None, None]
         between_BND = self.bottlenecks.expand(count, -1, -1)

@@ -155,7 +155,11 @@ class Fusion(nn.Module):
         found = self._losses(e_BSD, mask_BS, part_BS, batch)
         if self.adversarial is not None and self.training:
             move_BSD = worst(
-                lambda moved: self._losses(moved, mask_BS, part_BS, batch)["loss"], e_BSD, mask_BS, self.adversarial, rng
+                lambda moved: self._losses(moved, mask_BS, part_BS, batch)["loss"],
+                e_BSD,
+                mask_BS,
+                self.adversarial,
+                rng,
             )
             there = self._losses(e_BSD + move_BSD, mask_BS, part_BS, batch)["loss"]
             found["loss"] = found["loss"] + self.adversarial_weight * there

@@ -98,4 +98,3 @@ def over_rows(each_N: Tensor, counted_N: Tensor) -> Tensor:
     """Mean over the rows that count; 0 where none does."""
     weights_N = counted_N.float()
     return (each_N * weights_N).sum() / weights_N.sum().clamp_min(1)
-

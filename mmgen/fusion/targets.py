@@ -96,9 +96,7 @@ def with_targets(samples: Samples, target: Target) -> Samples:
             for label, key in zip(shard.labels, shard.keys, strict=True)
         ]
         more = SlotRows.stack(rows, layout)
-        shards.append(
-            replace(shard, layouts={**shard.layouts, TARGET: layout}, slots={**shard.slots, TARGET: more})
-        )
+        shards.append(replace(shard, layouts={**shard.layouts, TARGET: layout}, slots={**shard.slots, TARGET: more}))
     return Samples(shards, samples.label_names, samples.drawn_with)
 
 

@@ -20,7 +20,7 @@ from mmgen.evaluate.scores import COHERENCE, MEAN_COHERENCE, mean_of, score, to_
 from mmgen.identity import STEP_VERSIONS
 
 EVALUATE: dict[str, Any] = {
-    "version": 1,
+    "version": 2,
     "recall_at_1": [0.291667, 0.217816, 0.378442],
     "kernel_distance": [0.914124, 0.831707, 0.996541],
     "table": [
