@@ -49,16 +49,29 @@ LABEL = "label"
 
 
 class TaskHead(nn.Module):
-    """A head and its loss over batches whose slots are `value` and TARGET. args: kind, width (of what it reads), K."""
+    """A head and its loss over batches whose slots are `value` and TARGET. args: kind, width (of what it reads), K.
+
+    It reads standardised numbers: those of a trunk may lie close together beside what they share.
+    """
+
+    mean_D: Tensor
+    std_D: Tensor
 
     def __init__(self, kind: str, width: int, outputs: int) -> None:
         super().__init__()
         self.args: dict[str, Any] = {"kind": kind, "width": width, "outputs": outputs}
         self.head = HEADS[kind](width, outputs)
+        self.register_buffer("mean_D", torch.zeros(width))
+        self.register_buffer("std_D", torch.ones(width))
+
+    def standardise(self, rows_ND: Tensor) -> None:
+        """Take means and standard deviations of these rows, at least 1."""
+        self.mean_D.copy_(rows_ND.mean(0))
+        self.std_D.copy_(rows_ND.std(0, correction=0).clamp_min(1e-6))
 
     def forward(self, value: Tensor) -> Tensor:
         """Embeddings (B, D), or states of words (B, W, D), to outputs."""
-        return self.head.logits(value)
+        return self.head.logits((value - self.mean_D) / self.std_D)
 
     def loss(self, batch: Batch, rng: torch.Generator | None = None) -> dict[str, Tensor]:
         """`loss`, and how right it is, over rows that have a target."""
@@ -123,6 +136,9 @@ def _train(task: _Task, settings: HeadConfig, world: World, runtime: Runtime) ->
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = TaskHead(settings.kind, samples.layouts[VALUE].shape[-1], task.target.outputs).to(world.device)
+    rows = torch.from_numpy(np.array(samples.shards[0].slots[VALUE].rows)).flatten(0, -2)
+    # a place without a word is all zeros
+    head.standardise(rows[rows.any(1)].to(world.device))
     loader = Loader(
         samples, batch_size=settings.train.batch_size, seed=seed, indices=samples.having(TARGET), device=world.device,
         rank=world.rank, world=world.size,

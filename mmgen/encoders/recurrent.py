@@ -30,7 +30,6 @@ class TextEncoder(TokenEncoder):
     def __init__(self, shape: tuple[int, ...], width: int = 256, hidden: int = 128, layers: int = 2) -> None:
         super().__init__(shape, width)
         check_rank(shape, "text (L, vocabulary)", 2)
-        self.hidden = 2 * hidden
         self.embed = nn.Embedding(shape[1], hidden, padding_idx=PAD_ID)
         self.lstm = nn.LSTM(hidden, hidden, num_layers=layers, batch_first=True, bidirectional=True)
         self.project = nn.Linear(2 * hidden, width)
@@ -43,7 +42,7 @@ class TextEncoder(TokenEncoder):
     def tokens(self, value: Tensor) -> Tensor:
         states, _ = self.lstm(self._packed(value))
         states_BLH, _ = pad_packed_sequence(states, batch_first=True, total_length=value.shape[1])
-        return states_BLH
+        return torch.cat([self.embed(value), states_BLH], dim=-1)
 
     def _packed(self, value: Tensor) -> PackedSequence:
         # an absent text is all padding; packing wants at least one step

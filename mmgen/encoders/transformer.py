@@ -25,7 +25,6 @@ class TransformerTextEncoder(TokenEncoder):
     def __init__(self, shape: tuple[int, ...], width: int = 256, hidden: int = 64, depth: int = 2) -> None:
         super().__init__(shape, width)
         check_rank(shape, "text (L, vocabulary)", 2)
-        self.hidden = hidden
         self.embed = nn.Embedding(shape[1], hidden)
         self.positions = nn.Parameter(torch.randn(shape[0], hidden) * 0.02)
         self.read_out = nn.Parameter(torch.randn(hidden) * 0.02)
@@ -35,18 +34,18 @@ class TransformerTextEncoder(TokenEncoder):
         nn.init.normal_(self.embed.weight, std=0.02)
 
     def forward(self, value: Tensor) -> Tensor:
-        e_BD: Tensor = self.project(self.norm(self._states(value)[:, 0]))
+        e_BD: Tensor = self.project(self.norm(self._layers(value)[-1][:, 0]))
         return e_BD
 
     def tokens(self, value: Tensor) -> Tensor:
-        normed_BLH: Tensor = self.norm(self._states(value)[:, 1:])
-        return normed_BLH
+        return torch.cat([layer_BLH[:, 1:] for layer_BLH in self._layers(value)], dim=-1)
 
-    def _states(self, value: Tensor) -> Tensor:
-        """The read-out's state and then the tokens', (B, 1 + L, H)."""
+    def _layers(self, value: Tensor) -> list[Tensor]:
+        """The read-out's state and then the tokens', (B, 1 + L, H), before the first block and after each."""
         count = len(value)
         x_BLW = torch.cat([self.read_out.expand(count, 1, -1), self.embed(value) + self.positions], dim=1)
         keep_BL = torch.cat([torch.ones_like(value[:, :1], dtype=torch.bool), value != PAD], dim=1)
+        layers = [x_BLW]
         for block in self.blocks:
-            x_BLW = block(x_BLW, keep_BL)
-        return x_BLW
+            layers.append(block(layers[-1], keep_BL))
+        return layers

@@ -18,6 +18,7 @@ from mmgen.artifact import Artifact, FileEntry
 from mmgen.records import MODALITIES, Modality
 from mmgen.report import page, plots
 from mmgen.report.curves import Curve, read_curves
+from mmgen.report.robustness import robustness_plots
 from mmgen.report.score_tables import HELD_OUT, METRICS, charts, read_scores, tables
 from mmgen.store import Store
 
@@ -145,7 +146,7 @@ def render(
         ],
         "grids": grids,
         "examples": examples,
-        "plots": _plots(curves),
+        "plots": _plots(curves) + robustness_plots(rows),
         "yaml": yaml.safe_dump(twin["settings"], sort_keys=True, allow_unicode=True),
         "usage": _usage(name, model, alias, slots, _a_text(examples)),
         "metrics": METRICS,
