@@ -145,10 +145,10 @@ def summed(rows: Sequence[Score]) -> dict[str, float]:
     return {name: statistics.fmean(values) for name, values in found.items() if values}
 
 
-def over_seeds(values: Sequence[float]) -> tuple[float, float]:
+def over_seeds(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean and half the width of its 95% interval; that of one value is not known."""
     if len(values) < 2:
-        return values[0], math.nan
+        return values[0], None
     return statistics.fmean(values), STUDENT[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
 
 
@@ -182,11 +182,15 @@ def show(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         parts = []
         for name in SUMMARY:
-            mean, half = row[name]
             gain = row.get(f"{name} above concat")
-            parts.append(f"{mean:.3f} ± {half:.3f}" + (f" ({gain[0]:+.3f} ± {gain[1]:.3f})" if gain else ""))
+            parts.append(_said(row[name], "") + (f" ({_said(gain, '+')})" if gain else ""))
         what = f"{row['kind']}, {row['features']}"
         print(f"{what:<28}{row['seeds']:>6}{row['cpu_seconds']:>8.0f}  " + "  ".join(f"{part:<32}" for part in parts))
+
+
+def _said(found: tuple[float, float | None], sign: str) -> str:
+    mean, half = found
+    return f"{mean:{sign}.3f}" + (f" ± {half:.3f}" if half is not None else "")
 
 
 def main() -> None:

@@ -206,7 +206,7 @@ class _Task:
     def label(self, key: str) -> str | None:
         """What the column says of a sample; nothing where it is empty."""
         about = self.about[key]
-        said = about["label"] if self.settings.column == LABEL else about["meta"].get(self.settings.column)
+        said: str | None = about["label"] if self.settings.column == LABEL else about["meta"].get(self.settings.column)
         return said or None
 
     def _target(self) -> Target:
@@ -241,7 +241,7 @@ class _Task:
 
     def _words(self, key: str) -> str | None:
         """The first text of a sample's slot."""
-        texts = self.about[key]["texts"].get(self.settings.slot) or [None]
+        texts: list[str | None] = self.about[key]["texts"].get(self.settings.slot) or [None]
         return texts[0]
 
     def _tags(self, key: str) -> list[str] | None:
@@ -277,7 +277,8 @@ class _Task:
     def _said(self, batch: Batch) -> Tensor:
         """Embeddings (B, D) of all that each row has, or states (B, L, H) of the tagged slot's words, at most L."""
         if not self.tagging:
-            return self.network(batch).cpu()
+            e_BD: Tensor = self.network(batch)
+            return e_BD.cpu()
         value = batch.values[self.settings.slot]
         states_BLH = self._encoder().tokens(value).float().cpu()
         found = torch.zeros_like(states_BLH)

@@ -87,4 +87,5 @@ def recall_at(
 def groups(values: Sequence[Tensor]) -> Tensor:
     """Group numbers (N,) of rows that are equal in all of these values (N, …): equal captions, say."""
     each = [torch.unique(value.flatten(1), dim=0, return_inverse=True)[1] for value in values]
-    return torch.unique(torch.stack(each, 1), dim=0, return_inverse=True)[1]
+    whole: Tensor = torch.unique(torch.stack(each, 1), dim=0, return_inverse=True)[1]
+    return whole

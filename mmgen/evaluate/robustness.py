@@ -96,7 +96,8 @@ def robustness(fusion: Fusion, real: Batch, seed: int) -> list[Score]:
         e_BSD = slot_embeddings(fusion, noisy(real, fusion.modalities, level, seed))
         under.append(Disturbance(f"_noise_{level:g}", e_BSD))
     under += [Disturbance(f"_pgd_{attack.epsilon:g}", clean.e_BSD, attack) for attack in ATTACKS]
-    table = _Table(fusion, real, fusion.mask(real), clean.e_BSD, seed)
+    alike = {slot: groups([value]) for slot, value in real.values.items() if slot in fusion.slots}
+    table = _Table(fusion, real.labels_B, fusion.mask(real), clean.e_BSD, alike, seed)
     asked = [slot for number, slot in enumerate(fusion.slots) if bool(table.mask_BS[:, number].any())]
     return [row for given in subsets(asked) for each in under for row in table.rows(each, given)]
 
@@ -109,9 +110,11 @@ def knows_classes(fusion: Any) -> bool:
 @dataclass(frozen=True)
 class _Table:
     fusion: Fusion
-    real: Batch
+    labels_B: Tensor
     mask_BS: Tensor
     clean_BSD: Tensor
+    #: slot → group numbers (B,) of equal values
+    alike: Mapping[str, Tensor]
     seed: int
 
     def rows(self, each: Disturbance, given: tuple[str, ...]) -> list[Score]:
@@ -121,10 +124,10 @@ class _Table:
         return self._labels(each, given, whole_B, chosen_S) + self._partners(each, given, whole_B, chosen_S)
 
     def _labels(self, each: Disturbance, given: tuple[str, ...], whole_B: Tensor, chosen_S: Tensor) -> list[Score]:
-        rows = (whole_B & (self.real.labels_B >= 0)).nonzero()[:, 0]
+        rows = (whole_B & (self.labels_B >= 0)).nonzero()[:, 0]
         if not knows_classes(self.fusion) or len(rows) == 0:
             return []
-        labels, given_BS = self.real.labels_B[rows], chosen_S.expand(len(rows), -1)
+        labels, given_BS = self.labels_B[rows], chosen_S.expand(len(rows), -1)
 
         def wrong(e_BSD: Tensor) -> Tensor:
             return F.cross_entropy(self.fusion.logits(self.fusion.fuse(e_BSD, given_BS)), labels, reduction="sum")
@@ -150,8 +153,7 @@ class _Table:
 
         moved_BSD = self._moved(each, rows, given_BS, wrong, given)
         rest = [slot for slot in self.fusion.slots if slot not in given]
-        values = self.real.values
-        same = [groups([values[slot][rows] for slot in part if slot in values]) for part in (given, rest)]
+        same = [groups([self.alike[slot][rows, None] for slot in part if slot in self.alike]) for part in (given, rest)]
         with torch.no_grad():
             found = recall_at(self.fusion.fuse(moved_BSD, given_BS), gallery_BD, (1,), same).recall[1]
         return [score(scores.SUBSET_RECALL + each.name, given, rest, "fusion", found)]

@@ -29,7 +29,7 @@ def robustness_plots(rows: Iterable[Score]) -> list[tuple[str, str]]:
             for each in [under] if under else UNDER:
                 points.setdefault((metric, each), {}).setdefault(row.given, {})[float(level or 0)] = row.value
     metric = next((name for name in READ if any(name == found for found, _ in points)), "")
-    drawn = []
+    drawn: list[tuple[str, str]] = []
     for under, (title, axis) in UNDER.items():
         subsets = sorted(points.get((metric, under), {}).items(), key=lambda each: each[0].count("+"))
         shown = subsets[: MOST - 1] + subsets[-1:] if len(subsets) > MOST else subsets

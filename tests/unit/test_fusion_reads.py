@@ -19,6 +19,7 @@ from mmgen.extract import extract
 from mmgen.features import FeatureShard
 from mmgen.fusion.config import FusionConfig
 from mmgen.fusion.fusion import Fusion
+from mmgen.generate import load_package, save_package
 from mmgen.identity import config_part
 from mmgen.maker import Maker, load_fusion
 from mmgen.train import fusion_still_good, train_fusion, train_generator
@@ -49,7 +50,7 @@ def batches(line: Line, features: Artifact, name: Any) -> Loader:
 
 
 @pytest.mark.parametrize("kind", ["latents", "embeddings"])
-def test_what_was_cached_is_what_values_are_made_into(line: Line, kind: str) -> None:
+def test_what_was_cached_is_what_values_are_made_into(line: Line, kind: str, tmp_path: Path) -> None:
     config = fusion_of(features=kind)
     inputs = line.inputs("train-fusion")
     inputs["features"] = extract(config, line.inputs("extract"), line.runtime)
@@ -67,6 +68,9 @@ def test_what_was_cached_is_what_values_are_made_into(line: Line, kind: str) -> 
     maker = Maker.load(line.store, line.made["fit"], made, generator)
     with torch.no_grad():
         torch.testing.assert_close(maker.embed(tensors), network(tensors))
+    shipped = load_package(save_package(line.store, line.made["fit"], made, generator, tmp_path / "package"), "cpu")
+    with torch.no_grad():
+        torch.testing.assert_close(shipped.maker.embed(tensors), network(tensors))
     scored = evaluate(config, {**line.inputs("evaluate"), "fusion": made, "generator": generator}, line.runtime)
     assert "label_accuracy" in {row["metric"] for row in scored.facts["scores"]}
 
