@@ -259,6 +259,28 @@ def generate(
     _answer(as_json, make(model, wish, out, store, device), lambda answer: print("\n".join(answer["files"])))
 
 
+@app.command()
+def head(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A fusion model, or a generator that has one.")],
+    kind: Annotated[
+        str, typer.Option("--head", metavar="KIND", help="classification, multi_label, regression, sequence_tagging.")
+    ] = "classification",
+    column: Annotated[str, typer.Option(help="Where the labels are: label, or a column of source.meta.")] = "label",
+    slot: Annotated[str, typer.Option(help="The text slot whose words are tagged.")] = "text",
+    separator: Annotated[str, typer.Option(help="Between the classes of one label.")] = "|",
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 300,
+    seed: Annotated[int, typer.Option(help="Of the head's first weights and the order of samples.")] = 0,
+    store: StoreOption = STORE,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train a head for a task of its own on the frozen trunk of a fusion model, and score it on the test split."""
+    from flows.heads import Task, show_trained, train
+
+    task = Task(kind, column, slot, separator, steps, seed)
+    _answer(as_json, train(model, task, store, device), show_trained)
+
+
 @app.command("ls")
 def list_(
     kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="Only this kind.")] = None,

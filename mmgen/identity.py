@@ -82,7 +82,7 @@ def config_part(step: str, config: Config) -> dict[str, Any]:
         case "extract":
             return {"slots": slots, **(_by_digest(whole["extract"]) if config.extract.encoders else {})}
         case "train-fusion":
-            return _unpinned({"fusion": whole["fusion"]}) | {"seed": config.seed}
+            return _unpinned({"fusion": config.fusion.plain()}) | {"seed": config.seed}
         case "train-generator":
             return _unpinned({"generator": _by_digest(whole["generator"])}) | {"seed": config.seed}
         case "evaluate":

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmgen.artifact import Artifact
+from mmgen.artifact import Artifact, load_link
 from mmgen.batches import Batch, Samples
 from mmgen.codec_set import CodecSet, load_weights
 from mmgen.errors import ConfigError, unknown_name
+from mmgen.fusion.fusion import Fusion
 from mmgen.fusion.table import make_fusion
 from mmgen.generators.joint_flow import embedding_key
 from mmgen.generators.sampling import Sampling
@@ -52,7 +53,16 @@ def load_network(make: Callable[[Mapping[str, Any]], nn.Module], spec: Mapping[s
 
 def load_fusion(store: Store, fusion: Artifact, device: torch.device | str = "cpu") -> nn.Module:
     """The network of a model:name-fusion."""
-    return load_network(new_fusion, fusion.facts, store.read(fusion.file("weights").path)).to(device)
+    network = load_network(new_fusion, fusion.facts, store.read(fusion.file("weights").path)).to(device)
+    if fusion.facts.get("feature_set") == "latents":
+        read_through(network, CodecSet.load(store, load_link(store, fusion.inputs["codecs"])).to(device))
+    return network
+
+
+def read_through(fusion: nn.Module, codecs: CodecSet) -> None:
+    """Give a fusion that learned from cached latents the codecs that make them of values."""
+    if isinstance(fusion, Fusion) and fusion.cached is not None:
+        fusion.cached.encode = codecs.encode
 
 
 @torch.no_grad()
@@ -95,6 +105,9 @@ class Maker:
     fusion: nn.Module
     generator: nn.Module
     device: torch.device
+
+    def __post_init__(self) -> None:
+        read_through(self.fusion, self.codecs)
 
     @classmethod
     def load(

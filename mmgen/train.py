@@ -18,6 +18,9 @@ from mmgen.config import Config
 from mmgen.errors import ConfigError
 from mmgen.features import FeatureSet
 from mmgen.fit import history
+from mmgen.fusion.fusion import Fusion
+from mmgen.fusion.targets import Target, with_targets
+from mmgen.fusion_reads import cached_args, fusion_maker, target_args, target_report
 from mmgen.generators.config import AdversarialConfig, ConcatBaselineConfig, JointFlowConfig
 from mmgen.generators.label_report import label_report
 from mmgen.generators.table import GENERATORS
@@ -37,10 +40,11 @@ FUSION_SET: FeatureSet = "tensors"
 def train_fusion(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> Artifact:
     """model:name-fusion: any subset of slots → one embedding. inputs: roles features, codecs."""
     with joined(runtime.device) as world:
-        bench = Bench(runtime, inputs, world, FUSION_SET)
-        spec = as_recorded(config.fusion.kind, fusion_args(config, bench.codecs))
+        bench = Bench(runtime, inputs, world, config.fusion.features)
+        spec = as_recorded(config.fusion.kind, fusion_args(config, bench.codecs) | bench.learned_args(config))
         job = Job("fusion", f"{config.name}-fusion", config.fusion.train, seed_of(config.seed, *b"fusion"), spec)
-        return bench.train(job, new_fusion, identity("train-fusion", config, inputs))
+        make = fusion_maker(config, bench.codecs, world.device)
+        return bench.train(job, make, identity("train-fusion", config, inputs))
 
 
 def train_generator(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> Artifact:
@@ -109,7 +113,8 @@ def value_shapes(codecs: CodecSet) -> dict[str, list[int]]:
 
 def fusion_args(config: Config, codecs: CodecSet) -> dict[str, Any]:
     """Constructor arguments of the fusion model: shapes of values, classes, settings."""
-    settings = config.fusion.model_dump(mode="json", exclude={"kind", "train", "pin"})
+    other = ("kind", "train", "pin", "labels", "features")
+    settings = {name: value for name, value in config.fusion.plain().items() if name not in other}
     modalities = {slot: codecs.modality(slot) for slot in codecs.slots}
     return {"modalities": modalities, "shapes": value_shapes(codecs), "classes": len(codecs.labels), **settings}
 
@@ -193,7 +198,8 @@ class Bench:
             seed=job.seed, what=job.what, checkpoint=checkpoint, callbacks=Callbacks(on_epoch=reports.epoch),
             progress=self.runtime.progress,
         )  # fmt: skip
-        made = self._commit(draft, job, what, replace(trained, module=network), reports.end())
+        report = reports.end() or self.target_report(network, job.train.batch_size)
+        made = self._commit(draft, job, what, replace(trained, module=network), report)
         if self.world.first:
             checkpoint.clear()
         return made
@@ -207,6 +213,20 @@ class Bench:
         loader = self._loader(samples, batch_size, seed, alone)
         held: Any = network
         return {"loss": mean_loss(held.eval(), held.loss, loader, seed), "n": len(samples)}
+
+    def learned_args(self, config: Config) -> dict[str, Any]:
+        """The fusion's constructor arguments that come from the features: what is cached, what labels are."""
+        samples = open_samples(self.runtime.store, self.inputs["features"], FUSION_SET, "train")
+        cached = cached_args(config, self.codecs, self.inputs["features"])
+        return cached | (target_args(config, samples) if samples is not None else {})
+
+    def target_report(self, network: nn.Module, batch_size: int) -> dict[str, Any] | None:
+        """What a fusion's head gets right of the test rows, where labels are no class index; else None."""
+        samples = self._samples("test", network) if isinstance(getattr(network, "target", None), Target) else None
+        if samples is None:
+            return None
+        assert isinstance(network, Fusion)
+        return target_report(network.eval(), self._loader(samples, batch_size, 0, replace(self.world, rank=0, size=1)))
 
     def tensors(self, split: str) -> Loader | None:
         """One fixed order of a split's `tensors` values."""
@@ -226,6 +246,9 @@ class Bench:
         """A split's features, with the fusion embeddings beside the latents where the network wants them."""
         store, features = self.runtime.store, self.inputs["features"]
         samples = open_samples(store, features, self.feature_set, split)
+        target = getattr(network, "target", None)
+        if samples is not None and isinstance(target, Target):
+            samples = with_targets(samples, target)
         if samples is None or not getattr(network, "embedding_width", None):
             return samples
         tensors = open_samples(store, features, FUSION_SET, split)

@@ -30,6 +30,18 @@ class Encoder(nn.Module, ABC):
         """value (see the class) → e_BD. Every row by itself: what stands in other rows changes nothing."""
 
 
+class TokenEncoder(Encoder):
+    """An encoder that can also say something of each token, before it sums them up."""
+
+    @abstractmethod
+    def tokens(self, value: Tensor) -> Tensor:
+        """value (B, L) → states (B, L, H); those of padding mean nothing.
+
+        What a token is and what layers make of it, side by side, for a head to choose from (Peters et al. 2018,
+        arXiv:1802.05365): the last layer alone may say of each token what it says of the text.
+        """
+
+
 def check_rank(shape: tuple[int, ...], wanted: str, rank: int) -> None:
     """Raises ConfigError unless `shape` has `rank` sizes; `wanted` spells them."""
     if len(shape) != rank:

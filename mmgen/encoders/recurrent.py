@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from mmgen.encoders.base import Encoder, check_rank
+from mmgen.encoders.base import Encoder, TokenEncoder, check_rank
 from mmgen.records import Modality
 
 PAD_ID = 0
@@ -19,7 +19,7 @@ def _last_states(h_n: Tensor) -> Tensor:
     return torch.cat([h_n[-2], h_n[-1]], dim=-1)
 
 
-class TextEncoder(Encoder):
+class TextEncoder(TokenEncoder):
     """Token ids → e_BD: embedding, 2-layer bidirectional LSTM of `hidden`, its last states projected to `width`.
 
     Padding is left out by packing, so an id sequence gives the same vector however far it is padded.
@@ -35,12 +35,19 @@ class TextEncoder(Encoder):
         self.project = nn.Linear(2 * hidden, width)
 
     def forward(self, value: Tensor) -> Tensor:
-        # an absent text is all padding; packing wants at least one step
-        lengths_B = (value != PAD_ID).sum(dim=1).clamp(min=1).cpu()
-        packed = pack_padded_sequence(self.embed(value), lengths_B, batch_first=True, enforce_sorted=False)
-        _, (h_n, _) = self.lstm(packed)
+        _, (h_n, _) = self.lstm(self._packed(value))
         projected: Tensor = self.project(_last_states(h_n))
         return projected
+
+    def tokens(self, value: Tensor) -> Tensor:
+        states, _ = self.lstm(self._packed(value))
+        states_BLH, _ = pad_packed_sequence(states, batch_first=True, total_length=value.shape[1])
+        return torch.cat([self.embed(value), states_BLH], dim=-1)
+
+    def _packed(self, value: Tensor) -> PackedSequence:
+        # an absent text is all padding; packing wants at least one step
+        lengths_B = (value != PAD_ID).sum(dim=1).clamp(min=1).cpu()
+        return pack_padded_sequence(self.embed(value), lengths_B, batch_first=True, enforce_sorted=False)
 
 
 class RowsEncoder(Encoder):

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from mmgen.codecs.text import PAD, TransformerBlock
-from mmgen.encoders.base import Encoder, check_rank
+from mmgen.encoders.base import TokenEncoder, check_rank
 from mmgen.records import Modality
 
 HEAD_WIDTH = 32
 
 
-class TransformerTextEncoder(Encoder):
+class TransformerTextEncoder(TokenEncoder):
     """Token ids → e_BD: a read-out token attends with the text in `depth` bidirectional blocks.
 
     Padding is never attended to, so an id sequence gives the same vector however far it is padded.
@@ -34,10 +34,18 @@ class TransformerTextEncoder(Encoder):
         nn.init.normal_(self.embed.weight, std=0.02)
 
     def forward(self, value: Tensor) -> Tensor:
+        e_BD: Tensor = self.project(self.norm(self._layers(value)[-1][:, 0]))
+        return e_BD
+
+    def tokens(self, value: Tensor) -> Tensor:
+        return torch.cat([layer_BLH[:, 1:] for layer_BLH in self._layers(value)], dim=-1)
+
+    def _layers(self, value: Tensor) -> list[Tensor]:
+        """The read-out's state and then the tokens', (B, 1 + L, H), before the first block and after each."""
         count = len(value)
         x_BLW = torch.cat([self.read_out.expand(count, 1, -1), self.embed(value) + self.positions], dim=1)
         keep_BL = torch.cat([torch.ones_like(value[:, :1], dtype=torch.bool), value != PAD], dim=1)
+        layers = [x_BLW]
         for block in self.blocks:
-            x_BLW = block(x_BLW, keep_BL)
-        e_BD: Tensor = self.project(self.norm(x_BLW[:, 0]))
-        return e_BD
+            layers.append(block(layers[-1], keep_BL))
+        return layers

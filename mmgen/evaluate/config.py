@@ -45,6 +45,8 @@ class EvaluateConfig(Settings):
     #: image slots whose label is written in the picture: read by an independent recogniser, where one is installed
     written: tuple[str, ...] = ()
     floors: FloorsConfig = FloorsConfig()
+    #: class → a text that says it, by which the fusion model's zero-shot classes are scored; none: they are not
+    prompts: dict[str, str] = Field(default_factory=dict)
 
 
 class RegisterConfig(Settings):

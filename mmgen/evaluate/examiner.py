@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmgen.batches import Batch
 from mmgen.codec_set import CodecSet
-from mmgen.evaluate import measure, scores
+from mmgen.evaluate import fused, measure, scores
 from mmgen.evaluate.config import EvaluateConfig
 from mmgen.evaluate.exam import Exam
 from mmgen.evaluate.examples import EXAMPLES, FEW, ExampleFile, direction_files, pair_files, set_files
@@ -86,6 +86,7 @@ class Examiner:
             for inputs, to in sets:
                 rows += self._set(scorer, inputs, to)
                 bar.advance(1, f"{' + '.join(inputs)} → {to}")
+            rows += self._fused(exam)
             rows += self._joint(scorer)
             bar.advance(1, "joint")
         self.seconds["all"] += time.monotonic() - started
@@ -133,6 +134,18 @@ class Examiner:
         if isinstance(self.codecs.preprocesses[to], TextPreprocess):
             rows += self._perplexity(real, inputs, to)
         return rows
+
+    def _fused(self, exam: Exam) -> list[Score]:
+        """What the fusion model itself is worth, and its zero-shot classes from the prompts that are configured."""
+        model, labels = self.maker.fusion, self.codecs.labels
+        rows = fused.fusion_scores(model, exam.real, labels, self.settings.seed)
+        slot = next((name for name in self.codecs.slots if self.codecs.modality(name) == "text"), None)
+        if slot is None or not self.settings.prompts:
+            return rows
+        prompts = self.settings.prompts
+        return rows + fused.zero_shot(
+            model, exam.real, labels, prompts, slot, lambda text: self.codecs.value(slot, text.encode())
+        )
 
     def _joint(self, scorer: Scorer) -> list[Score]:
         together = self._together()

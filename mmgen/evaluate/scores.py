@@ -46,6 +46,20 @@ MEMORISED, TRAINING_DISTANCE = "memorised", "training_distance"
 #: exp of the mean negative log-probability of a token of real texts, under the generator
 PERPLEXITY = "perplexity"
 
+#: of the fusion model on real data. Recall of a sample's own partner in `made` among the k nearest of all, and what a
+#: random order has (whose n is the size of the gallery): "recall_at_5", "recall_at_5_chance"
+RECALL_AT, CHANCE = "recall_at_", "_chance"
+#: its label head: each class (judge `fusion:<class>`), how far its confidence is from its accuracy, and how far after
+#: a temperature; its accuracy from each subset of slots, and recall@1 of the other slots from them, clean and with
+#: "_noise_0.5", "_pgd_0.1" at the end of the name under a disturbance of that size
+CLASS_PRECISION, CLASS_RECALL, CLASS_F1 = "class_precision", "class_recall", "class_f1"
+CALIBRATION, CALIBRATION_TEMPERED = "calibration_error", "calibration_error_tempered"
+LABEL_ACCURACY, SUBSET_RECALL = "label_accuracy", "subset_recall_at_1"
+#: share of samples whose nearest class prompt in the fusion space is that of their class
+ZERO_SHOT = "zero_shot"
+#: of a head for numbers, in their own unit
+MEAN_ABSOLUTE_ERROR = "mean_absolute_error"
+
 #: joins the slots of one side of a score
 AND = "+"
 

@@ -16,15 +16,19 @@ from torch.nn import functional as F
 from mmgen.batches import Batch
 from mmgen.encoders.table import make_encoder
 from mmgen.errors import ConfigError
+from mmgen.fusion.attack import Attack, worst
 from mmgen.fusion.augment import augment
+from mmgen.fusion.cached import Cached, CachedEncoder
 from mmgen.fusion.fuse import unit_scale
+from mmgen.fusion.heads import ClassificationHead, Head, over_rows
+from mmgen.fusion.targets import TARGET, Target
 from mmgen.records import Modality
 
 START_TEMPERATURE = 0.1
 
 
 class Fusion(nn.Module):
-    """See the module. Reads the `tensors` feature set; embeddings have root mean square 1.
+    """See the module. Embeddings have root mean square 1.
 
     Args:
         fuse: the way to fuse, made for len(modalities) slots and `width`.
@@ -35,6 +39,11 @@ class Fusion(nn.Module):
         width: D.
         label_weight, contrastive_weight: of the two losses.
         augment: disturb images and sounds in training.
+        cached: what frozen networks make of the values, if it learns from that; None: from the values, end to end.
+        head, target: what learns the labels, and what they are where they are no class index.
+        hide: share of a training sample's slots that are hidden from it; one always stays.
+        adversarial: also learn from what this attack makes of the slots' embeddings.
+        adversarial_weight: of the loss there.
     """
 
     def __init__(
@@ -49,6 +58,12 @@ class Fusion(nn.Module):
         label_weight: float = 1.0,
         contrastive_weight: float = 1.0,
         augment: bool = True,
+        cached: Cached | None = None,
+        head: type[Head] = ClassificationHead,
+        target: Target | None = None,
+        hide: float = 0.0,
+        adversarial: Attack | None = None,
+        adversarial_weight: float = 1.0,
     ) -> None:
         super().__init__()
         if not modalities or set(modalities) != set(shapes):
@@ -58,12 +73,17 @@ class Fusion(nn.Module):
         self.modalities = dict(modalities)
         self.width, self.classes = width, classes
         self.label_weight, self.contrastive_weight, self.augments = label_weight, contrastive_weight, augment
+        self.target, self.hide = target, hide
+        self.adversarial, self.adversarial_weight = adversarial, adversarial_weight
+        self.cached = cached
         self.encoders = nn.ModuleList(
             make_encoder(encoders[modality], modality, tuple(shapes[slot]), width)
+            if cached is None
+            else CachedEncoder(cached.shape(slot), width)
             for slot, modality in modalities.items()
         )
         self.fuser = fuse
-        self.head = nn.Linear(width, classes) if classes else None
+        self.head = head(width, classes) if classes else None
         self.log_temperature = nn.Parameter(torch.tensor(math.log(START_TEMPERATURE)))
 
     @property
@@ -79,8 +99,16 @@ class Fusion(nn.Module):
         )
 
     def slot_embeddings(self, batch: Batch) -> Tensor:
-        """Each slot by itself, (B, S, D) float32; zeros where it is absent."""
-        return self._slot_embeddings(batch.values, self.mask(batch))
+        """Each slot of a batch of `tensors` by itself, (B, S, D) float32; zeros where it is absent."""
+        values = {slot: batch.values[slot] for slot in self.slots if slot in batch.values}
+        if self.cached is not None:
+            values = {slot: self.cached.of(slot, value) for slot, value in values.items()}
+        return self._slot_embeddings(values, self.mask(batch))
+
+    def read(self, batch: Batch) -> Tensor:
+        """One embedding (B, D) of all that each row of a batch has, of the feature set that it learned from."""
+        mask_BS = self.mask(batch)
+        return self.fuse(self._slot_embeddings(batch.values, mask_BS), mask_BS)
 
     def _slot_embeddings(self, values: Mapping[str, Tensor], mask_BS: Tensor) -> Tensor:
         nothing_BD = torch.zeros(len(mask_BS), self.width, device=mask_BS.device)
@@ -105,35 +133,52 @@ class Fusion(nn.Module):
         """Class logits (B, K) of fused embeddings, float32. Raises ConfigError if there is no label head."""
         if self.head is None:
             raise ConfigError("fusion: this model was trained without labels, so it has no label head")
-        out: Tensor = self.head(e_BD)
-        return out.float()
+        return self.head.logits(e_BD)
 
     # ------------------------------------------------------------ training
 
     def loss(self, batch: Batch, rng: torch.Generator | None = None) -> dict[str, Tensor]:
-        """`loss`, with `contrastive` and, where there is a label head, `label` and `accuracy`.
+        """`loss`, with `contrastive` and, where there is a label head, `label` and `accuracy` (of numbers `error`).
 
         Contrastive: every pair of slots, each by itself, and a random part of the slots against the rest. Label:
-        every slot by itself and the random part.
+        every slot by itself and the random part. `batch` is of the feature set that it learns from, with targets
+        in the slot TARGET where labels are no class index.
         """
         mask_BS = self.mask(batch) & (batch.weights_B > 0)[:, None]
         values = batch.values
-        if self.augments:
+        if self.augments and self.cached is None:
             values = {slot: augment(self.modalities[slot], values[slot], rng) for slot in self.slots if slot in values}
         e_BSD = self._slot_embeddings(values, mask_BS)
-        views = self._views(e_BSD, mask_BS, rng)
+        part_BS = torch.rand(mask_BS.shape, generator=rng, device=mask_BS.device) < 0.5
+        if self.hide and self.training:
+            mask_BS = mask_BS & ~hidden(mask_BS, self.hide, rng)
+        found = self._losses(e_BSD, mask_BS, part_BS, batch)
+        if self.adversarial is not None and self.training:
+            move_BSD = worst(
+                lambda moved: self._losses(moved, mask_BS, part_BS, batch)["loss"],
+                e_BSD,
+                mask_BS,
+                self.adversarial,
+                rng,
+            )
+            there = self._losses(e_BSD + move_BSD, mask_BS, part_BS, batch)["loss"]
+            found["loss"] = found["loss"] + self.adversarial_weight * there
+            found["adversarial"] = there.detach()
+        return found
+
+    def _losses(self, e_BSD: Tensor, mask_BS: Tensor, part_BS: Tensor, batch: Batch) -> dict[str, Tensor]:
+        views = self._views(e_BSD, mask_BS, part_BS)
         contrastive = self._contrastive(views)
         found = {"loss": self.contrastive_weight * contrastive, "contrastive": contrastive.detach()}
         if self.head is not None:
-            label, accuracy = self._label(views, batch.labels_B)
+            label, right = self._label(self.head, views, batch)
             found["loss"] = found["loss"] + self.label_weight * label
-            found |= {"label": label.detach(), "accuracy": accuracy}
+            found |= {"label": label.detach(), self.head.shown: right}
         return found
 
-    def _views(self, e_BSD: Tensor, mask_BS: Tensor, rng: torch.Generator | None) -> list[tuple[Tensor, Tensor]]:
+    def _views(self, e_BSD: Tensor, mask_BS: Tensor, part_BS: Tensor) -> list[tuple[Tensor, Tensor]]:
         """(fused (B, D), whether the row has any of it (B,)): each slot by itself, then a random part and its rest."""
         singles = torch.eye(len(self.slots), dtype=torch.bool, device=mask_BS.device)
-        part_BS = torch.rand(mask_BS.shape, generator=rng, device=mask_BS.device) < 0.5
         masks = [mask_BS & only_S for only_S in singles] + [mask_BS & part_BS, mask_BS & ~part_BS]
         fused = self.fuse(e_BSD.repeat(len(masks), 1, 1), torch.cat(masks)).chunk(len(masks))
         return [(e_BD, kept_BS.any(1)) for e_BD, kept_BS in zip(fused, masks, strict=True)]
@@ -153,13 +198,23 @@ class Fusion(nn.Module):
             losses.append(((there_B + back_B) * both_B).sum() / (2 * both_B.sum().clamp_min(1)))
         return torch.stack(losses).mean()
 
-    def _label(self, views: list[tuple[Tensor, Tensor]], labels_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy and accuracy, means over the labelled rows of all views but the last."""
-        e_BD = torch.cat([e_BD for e_BD, _ in views[:-1]])
-        counted_B = torch.cat([has_B & (labels_B >= 0) for _, has_B in views[:-1]]).float()
-        wanted_B = labels_B.clamp_min(0).repeat(len(views) - 1)
-        logits_BK = self.logits(e_BD)
-        each_B = F.cross_entropy(logits_BK, wanted_B, reduction="none")
-        right_B = (logits_BK.detach().argmax(1) == wanted_B).float()
-        count = counted_B.sum().clamp_min(1)
-        return (each_B * counted_B).sum() / count, (right_B * counted_B).sum() / count
+    def _label(self, head: Head, views: list[tuple[Tensor, Tensor]], batch: Batch) -> tuple[Tensor, Tensor]:
+        """The head's loss and how right it is, means over the labelled rows of all views but the last."""
+        if self.target is None:
+            target, labelled_B = batch.labels_B.clamp_min(0), batch.labels_B >= 0
+        else:
+            target, labelled_B = batch.values[TARGET], batch.masks[TARGET].any(1)
+        counted_N = torch.cat([has_B & labelled_B for _, has_B in views[:-1]])
+        wanted = target.repeat(len(views) - 1, *[1] * (target.dim() - 1))
+        logits_NK = self.logits(torch.cat([e_BD for e_BD, _ in views[:-1]]))
+        right_N = head.right(logits_NK.detach(), wanted)
+        return over_rows(head.losses(logits_NK, wanted), counted_N), over_rows(right_N, counted_N)
+
+
+def hidden(mask_BS: Tensor, share: float, rng: torch.Generator | None) -> Tensor:
+    """Which present slots are hidden, (B, S) bool: each with probability `share`, but never all that a row has."""
+    draws_BS = torch.rand(mask_BS.shape, generator=rng, device=mask_BS.device)
+    # the highest draw of a row is what stays
+    kept_BS = draws_BS.masked_fill(~mask_BS, -1.0)
+    stays_BS = kept_BS == kept_BS.amax(1, keepdim=True)
+    return mask_BS & (draws_BS < share) & ~stays_BS

@@ -72,6 +72,15 @@ class Tokenizer:
         row[: len(ids) + 2] = [BOS, *ids, EOS]
         return row
 
+    def places(self, text: str, length: int, starts: Iterable[int]) -> list[int | None]:
+        """For each character of `text` that `starts` names: where in `encode`'s row its id is; None if it was cut."""
+        spans = self._inner.encode(text).offsets
+        found = []
+        for start in starts:
+            at = next((number for number, (begin, end) in enumerate(spans) if begin <= start < end), length)
+            found.append(at + 1 if at < length - 2 else None)
+        return found
+
     def count(self, text: str) -> int:
         """Ids of `text` with bos and eos, untruncated."""
         return len(self._inner.encode(text).ids) + 2

@@ -18,6 +18,7 @@ from mmgen.artifact import Artifact, FileEntry
 from mmgen.records import MODALITIES, Modality
 from mmgen.report import page, plots
 from mmgen.report.curves import Curve, read_curves
+from mmgen.report.robustness import robustness_plots
 from mmgen.report.score_tables import HELD_OUT, charts, described, read_scores, tables
 from mmgen.store import Store
 
@@ -147,7 +148,7 @@ def render(
         "grids": grids,
         "examples": examples,
         "nearest": nearest_pairs(scores, media),
-        "plots": _plots(curves),
+        "plots": _plots(curves) + robustness_plots(rows),
         "yaml": yaml.safe_dump(twin["settings"], sort_keys=True, allow_unicode=True),
         "usage": _usage(name, model, alias, slots, _a_text(examples)),
         "described": described,

@@ -135,6 +135,15 @@ METRICS: dict[str, tuple[str, str]] = {
     "rouge_l": ("ROUGE-L", "longest common subsequence of words, F1"),
     "exact_match": ("Exact match", "share of made texts that are one of the sample's own"),
     "perplexity": ("Perplexity", "of a token of real texts under the generator, lower is better"),
+    "recall_at_1": ("Fusion: recall@1", "real samples: share whose own partner is the nearest of all"),
+    "recall_at_5": ("Fusion: recall@5", "is among the five nearest"),
+    "recall_at_10": ("Fusion: recall@10", "is among the ten nearest"),
+    "zero_shot": ("Fusion: zero-shot", "share of real samples whose nearest class prompt is that of their class"),
+    "label_accuracy": ("Fusion: label head", "share of real samples whose class it names, from each subset of inputs"),
+    "class_f1": ("Fusion: F1 of each class", "harmonic mean of precision and recall"),
+    "calibration_error": ("Fusion: calibration error", "mean distance of confidence from accuracy, bins of equal mass"),
+    "calibration_error_tempered": ("Fusion: calibration error, tempered", "after a temperature from the other half"),
+    "subset_recall_at_1": ("Fusion: recall@1 from subsets", "the rest of a real sample, from each subset of inputs"),
 }
 _SEVERAL = re.compile(r"mean_coherence_of_(\d+)")
 

@@ -25,6 +25,7 @@ ORDER = (
     "codecs", "encoders", "fusion", "generators", "training",
     "codec_set", "embeddings", "extract", "maker", "pair_scores", "generate", "evaluate", "fit_parts", "fit_judges",
     "evalset", "fit", "train", "evaluate.step", "evaluate.against",
+    "evalset", "fit", "fusion_reads", "train", "train_head", "evaluate.step",
     "mlflow_client", "dataset_log", "served_model", "registry",
     # decides which of them runs, and imports the one that does
     "steps",

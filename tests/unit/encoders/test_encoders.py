@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import resnet18
 
+from mmgen.encoders.base import TokenEncoder
 from mmgen.encoders.config import EncoderConfig
 from mmgen.encoders.table import ENCODERS, make_encoder
 from mmgen.errors import ConfigError
@@ -97,3 +98,18 @@ def test_shapes_that_cannot_be_read_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         make_encoder(kind, modality, shape)
+
+
+@pytest.mark.parametrize("kind", ["bilstm_text", "transformer_text"])
+def test_token_states_stand_in_their_place_and_know_the_text_around_them(kind: str) -> None:
+    torch.manual_seed(0)
+    encoder = make_encoder(kind, "text", (8, 20), 16).eval()
+    assert isinstance(encoder, TokenEncoder)
+    one = torch.tensor([[1, 5, 6, 2, 0, 0, 0, 0], [1, 5, 7, 8, 9, 2, 0, 0]])
+    states_BLH = encoder.tokens(one)
+    assert states_BLH.shape[:2] == (2, 8)
+    torch.testing.assert_close(encoder.tokens(one[:1])[:, :4], states_BLH[:1, :4], atol=1e-5, rtol=1e-4)
+    other = one.clone()
+    other[0, 2] = 9
+    # the same token beside another one
+    assert not torch.allclose(encoder.tokens(other)[0, 1], states_BLH[0, 1])

@@ -56,6 +56,8 @@ def test_a_labelled_line_is_scored_in_every_direction_beside_its_ceilings(line: 
     )
     assert rows.filter(pl.col("metric") == "retrieval").is_empty()
     assert set(coherent["n"]) == {3}
+    # of the fusion model: three samples are too few for a retrieval or a calibration, not for its label head
+    assert {"class_f1", "label_accuracy", "label_accuracy_noise_0.5", "label_accuracy_pgd_0.1"} <= set(rows["metric"])
     assert made.passed
     assert set(summary(made)) - {"recognised"} == {"mean_coherence", "joint_coherence"}
     assert all("judge_accuracy" in row for row in made.facts["scores"] if row["metric"] == "coherence")

@@ -12,8 +12,9 @@ from torch import Tensor
 from mmgen.batches import Batch
 from mmgen.errors import ConfigError
 from mmgen.fusion.augment import smudge, warp
+from mmgen.fusion.fuse import LowRankFuse
 from mmgen.fusion.fusion import Fusion
-from mmgen.fusion.table import FUSES, make_fusion
+from mmgen.fusion.table import FUSES, make_fuse, make_fusion
 
 CLASSES, WIDTH = 4, 16
 
@@ -135,3 +136,33 @@ def test_disturbances_keep_the_shape_and_follow_the_seed() -> None:
 def test_an_unknown_fusion_is_answered_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'gated'"):
         make("gates")
+
+
+@pytest.mark.parametrize("kind", FUSES)
+def test_a_way_to_fuse_never_looks_at_what_its_mask_hides(kind: str) -> None:
+    """By itself: a fusion model hides slots that a sample has, and its encoders see nothing of that."""
+    torch.manual_seed(0)
+    fuse = make_fuse(kind, 3, WIDTH, rank=2, bottlenecks=2, depth=2).eval()
+    with torch.no_grad():
+        for weight in fuse.parameters():
+            weight.normal_(std=0.3)
+    e_BSD = torch.randn(8, 3, WIDTH)
+    mask_BS = torch.tensor([[bool(bits >> slot & 1) for slot in range(3)] for bits in range(8)])
+    other_BSD = torch.where(mask_BS[..., None], e_BSD, 9.0)
+    torch.testing.assert_close(fuse(e_BSD, mask_BS), fuse(other_BSD, mask_BS))
+    # each of the eight subsets is another one
+    assert len(fuse(e_BSD[:1].expand(8, -1, -1), mask_BS).round(decimals=4).unique(dim=0)) == 8
+
+
+def test_an_absent_slot_is_the_identity_of_the_low_rank_product() -> None:
+    torch.manual_seed(0)
+    three, two = LowRankFuse(3, WIDTH, rank=2).eval(), LowRankFuse(2, WIDTH, rank=2).eval()
+    with torch.no_grad():
+        three.offsets.normal_()
+        shared = {
+            name: weight[:2] if name in ("factors", "offsets") else weight
+            for name, weight in three.state_dict().items()
+        }
+    two.load_state_dict(shared)
+    e_BSD, mask_BS = torch.randn(4, 3, WIDTH), torch.tensor([True, True, False]).expand(4, -1)
+    torch.testing.assert_close(three(e_BSD, mask_BS), two(e_BSD[:, :2], mask_BS[:, :2]))
