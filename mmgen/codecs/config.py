@@ -41,7 +41,7 @@ class IstftConfig(Settings):
     width: int = Field(256, ge=8)
     #: ConvNeXt blocks
     depth: int = Field(6, ge=1)
-    #: length of the parts of sounds that it is trained on; the slot's own if that is shorter
+    #: length of the parts of sounds that it is trained on: two windows of the slot at least, a whole clip at most
     segment_seconds: float = Field(0.5, gt=0)
     #: weight of the mean distance of log-mels (nats) beside that of the spectra
     mel_weight: float = Field(1.0, ge=0)

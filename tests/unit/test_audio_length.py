@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torchaudio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -86,6 +87,17 @@ def test_a_short_clip_differs_from_one_of_fixed_length_in_the_frames_after_its_e
     assert torch.equal(own[:, :11], fixed[:, :11])
     assert (own[:, 11:] == ABSENT).all()
     assert (fixed[:, 13:] == -1).all()
+
+
+@pytest.mark.parametrize("count", [900, 4000, 7000])
+def test_a_clip_of_fixed_length_is_padded_or_cropped_and_nothing_in_it_is_marked(count: int) -> None:
+    how, samples = audio(variable=False, log_floor=-5.0), tone(700, count)
+    whole = np.pad(samples, (0, max(0, how.samples - count)))[: how.samples]
+    mel = torchaudio.transforms.MelSpectrogram(RATE_HZ, n_fft=256, hop_length=HOP, n_mels=MELS, power=1.0, f_max=4000.0)
+    wanted = torch.log(mel(torch.from_numpy(whole))[:, :FRAMES].clamp(min=float(np.exp(-5.0))))
+    assert how.compact(wav(samples), "k").tobytes() == wanted.numpy().astype(np.float16).tobytes()
+    (data,) = how.files(value_of(how, wav(samples)))
+    assert len(heard(data)) == how.samples
 
 
 def test_one_frame_that_is_off_ends_nothing_and_begins_nothing() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmgen.codecs.vocoder import IstftVocoder, spectral_distance, vocoder_loss
-from mmgen.preprocess.audio import AudioPreprocess
+from mmgen.preprocess.audio import AudioPreprocess, marked
 
 HOW = AudioPreprocess(8000, 0.5, 32, n_fft=256, hop=100, log_floor=-5.0)
 
@@ -44,6 +44,18 @@ def test_any_setting_of_a_slot_gives_clips_of_its_length(how: AudioPreprocess) -
     assert wave.abs().max() <= 1
     assert not torch.equal(wave, how.waves(value))
     assert with_it == how
+
+
+def test_a_sound_of_variable_length_is_cut_at_its_end() -> None:
+    how = replace(HOW, variable=True, vocoder=vocoder(HOW))
+    value = marked(HOW.value(HOW.log_mel(tones(3, HOW))), torch.tensor([5, 20, 40]))
+    wave = how.waves(value)
+    assert wave.shape == (3, HOW.samples)
+    for row, frames in zip(wave, (5, 20, 40), strict=True):
+        assert row[: frames * HOW.hop].abs().max() > 1e-3
+        assert (row[frames * HOW.hop :] == 0).all()
+    # 44 bytes of header, two for each sample
+    assert [len(data) for data in how.files(value)] == [44 + 2 * frames * HOW.hop for frames in (5, 20, 40)]
 
 
 def test_before_any_training_magnitudes_are_those_that_the_mels_imply() -> None:
