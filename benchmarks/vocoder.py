@@ -1,6 +1,7 @@
 """Sound made of spectrograms: Griffin-Lim beside a vocoder that was trained on the same data, on held-out clips.
 
     make bench-vocoder              # or: python -m benchmarks.vocoder --rows 1000 --steps 600 --json
+    make bench-vocoder ARGS="--folder vocoder-bench"      # keeps data and checkpoints: killed, it goes on from there
 
 The embedded spoken digits go through ingest, validate and shard; the vocoder learns from the training split, and both
 make the clips of the test split and of the held-out voices anew from their mels. Against the recordings: the distance
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 
 from mmgen import config, steps
+from mmgen.artifact import fingerprint
 from mmgen.codecs.config import IstftConfig
 from mmgen.evaluate.intervals import wilson
 from mmgen.evaluate.recogniser import Pocketsphinx
@@ -81,10 +83,12 @@ def measured(
     }  # fmt: skip
 
 
-def measure(rows: int, clips: int, settings: IstftConfig) -> dict[str, Any]:
+def measure(folder: Path, rows: int, clips: int, settings: IstftConfig) -> dict[str, Any]:
     """The figures: the training's, and for each held-out split those of the recordings and of both ways."""
-    with tempfile.TemporaryDirectory(prefix="mmgen-vocoder-") as name, joined("cpu") as world:
-        table, store = build(Path(name) / "source", rows), Store(Path(name) / "store")
+    with joined("cpu") as world:
+        table, store = folder / f"source{rows}" / "pairs.csv", Store(folder / "store")
+        if not table.exists():
+            build(table.parent, rows)
         with table.open(encoding="utf-8", newline="") as stream:
             spoken = {row["key"]: WORDS[int(row["label"])] for row in csv.DictReader(stream)}
         line = config.build({"name": "vocoder", "recipe": "spoken_digits", "source": {"path": str(table)}})
@@ -99,7 +103,7 @@ def measure(rows: int, clips: int, settings: IstftConfig) -> dict[str, Any]:
             started = time.process_time()
             spec, trained = fit_vocoder(
                 Bench(store, world, Silent()), settings, how, sounds, part_seed(0, "vocoder"),
-                Checkpoint(store, "vocoder"),
+                Checkpoint(store, fingerprint(rows=rows, settings=settings.model_dump(mode="json"))),
             )  # fmt: skip
             found: dict[str, Any] = {
                 "rows": rows, "recordings": len(sounds), "steps": trained.steps, "segment": sounds.segment,
@@ -130,10 +134,14 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=200, help="Clips of each held-out split, at most.")
     parser.add_argument("--steps", type=int, default=usual.train.steps, help="Steps of the vocoder's training.")
     parser.add_argument("--width", type=int, default=usual.width)
+    parser.add_argument("--depth", type=int, default=usual.depth)
+    parser.add_argument("--folder", type=Path, help="Where data and checkpoints are kept; none: a temporary one.")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    train = usual.train.model_copy(update={"steps": given.steps})
-    found = measure(given.rows, given.clips, usual.model_copy(update={"width": given.width, "train": train}))
+    changed = {"width": given.width, "depth": given.depth}
+    settings = IstftConfig(**changed, train=usual.train.model_copy(update={"steps": given.steps}))
+    with tempfile.TemporaryDirectory(prefix="mmgen-vocoder-") as passing:
+        found = measure(given.folder or Path(passing), given.rows, given.clips, settings)
     if given.json:
         print(json.dumps(found))
         return
