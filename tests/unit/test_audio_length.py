@@ -209,7 +209,7 @@ def test_what_a_line_makes_has_lengths_of_its_own(tmp_path: Path) -> None:
     config = table_config(table, source={"image": None}, **{**parts, "codecs": codecs, "generator": generator})
     line = perform(
         config, Runtime(Store(tmp_path / "store"), device="cpu"),
-        "ingest", "validate", "shard", "fit", "extract", "train-fusion", "train-generator",
+        "ingest", "validate", "shard", "fit", "extract", "train-fusion", "train-generator", "evaluate",
     )  # fmt: skip
     found = line.made["fit"].facts["reconstruction"]["audio"]
     assert found["frames_off"] <= 2
@@ -222,3 +222,10 @@ def test_what_a_line_makes_has_lengths_of_its_own(tmp_path: Path) -> None:
     assert len(set(counts)) > 1
     assert np.mean(counts[:6]) < np.mean(counts[6:])
     assert all(HOP <= count <= 2000 for count in counts)
+    # what people are shown: recordings as long as they are, and what was made
+    examples = [entry for entry in line.made["evaluate"].by_role("example") if entry.facts["slot"] == "audio"]
+    shown = {entry.facts["side"]: set[int]() for entry in examples}
+    for entry in examples:
+        shown[str(entry.facts["side"])].add(len(heard(line.store.read(entry.path))))
+    assert shown["given"] <= {400, 2000}
+    assert shown.keys() == {"given", "made"}
