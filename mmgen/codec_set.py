@@ -7,7 +7,7 @@ never see a scale.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import safetensors.torch
@@ -16,9 +16,10 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from mmgen.artifact import Artifact
-from mmgen.codecs.table import CODECS
+from mmgen.codecs.table import CODECS, VOCODERS
 from mmgen.errors import IntegrityError, unknown_name
 from mmgen.modalities.config import AudioSlot, ImageSlot, SlotConfig, TextSlot
+from mmgen.preprocess.audio import AudioPreprocess
 from mmgen.preprocess.table import Preprocess, preprocesses
 from mmgen.preprocess.text import TextPreprocess, Tokenizer
 from mmgen.records import Modality
@@ -57,10 +58,19 @@ class CodecSet:
         weights: Mapping[str, bytes],
         tokenizer: bytes | None,
         labels: tuple[str, ...],
+        vocoder: tuple[Mapping[str, Any], bytes] | None = None,
     ) -> CodecSet:
-        """From plain data and bytes. made: modality → {"kind", "args"}. scale: slot → {"mean", "std"}."""
+        """From plain data and bytes. made: modality → {"kind", "args"}. scale: slot → {"mean", "std"}.
+
+        vocoder: ({"kind", "args"}, safetensors) of a learned one.
+        """
         settings = read_slots(slots)
         words = Tokenizer.from_json(tokenizer) if tokenizer is not None else None
+        hows = preprocesses(settings, words)
+        if vocoder is not None:
+            sounds = make_vocoder(vocoder[0]["kind"], vocoder[0]["args"])
+            load_weights(sounds, vocoder[1], "vocoder")
+            hows = with_vocoder(hows, sounds.eval().requires_grad_(False))
         codecs: dict[Modality, nn.Module] = {}
         for modality, spec in made.items():
             codec = make_codec(spec["kind"], spec["args"])
@@ -68,12 +78,12 @@ class CodecSet:
             codecs[modality] = codec.eval().requires_grad_(False)  # type: ignore[index]
         mean = {slot: torch.tensor(numbers["mean"]) for slot, numbers in scale.items()}
         std = {slot: torch.tensor(numbers["std"]) for slot, numbers in scale.items()}
-        return cls(settings, preprocesses(settings, words), codecs, mean, std, words, labels)
+        return cls(settings, hows, codecs, mean, std, words, labels)
 
     @classmethod
     def load(cls, store: Store, codecs: Artifact) -> CodecSet:
         """The codecs that an artifact holds."""
-        words = codecs.by_role("tokenizer")
+        words, vocoder = codecs.by_role("tokenizer"), codecs.facts.get("vocoder")
         return cls.build(
             slots=codecs.config["slots"],
             made=codecs.facts["codecs"],
@@ -81,12 +91,14 @@ class CodecSet:
             weights={m: store.read(codecs.file(f"codec:{m}").path) for m in codecs.facts["codecs"]},
             tokenizer=store.read(words[0].path) if words else None,
             labels=tuple(codecs.facts["labels"] or ()),
+            vocoder=(vocoder, store.read(codecs.file("vocoder").path)) if vocoder else None,
         )
 
     def to(self, device: torch.device | str) -> CodecSet:
         """The same codecs elsewhere (networks are moved, not copied)."""
-        for codec in self.codecs.values():
-            codec.to(device)
+        vocoders = [how.vocoder for how in self.preprocesses.values() if isinstance(how, AudioPreprocess)]
+        for network in (*self.codecs.values(), *(each for each in vocoders if each is not None)):
+            network.to(device)
         for scale in (self.mean, self.std):
             scale.update({slot: numbers.to(device) for slot, numbers in scale.items()})
         return self
@@ -135,6 +147,21 @@ def make_codec(kind: str, args: Mapping[str, Any]) -> nn.Module:
         raise IntegrityError(unknown_name("codec", kind, CODECS))
     made: nn.Module = CODECS[kind](**args)
     return made
+
+
+def make_vocoder(kind: str, args: Mapping[str, Any]) -> nn.Module:
+    """A learned vocoder from its constructor's arguments. Raises IntegrityError for a kind that is none."""
+    found = VOCODERS.get(kind)
+    if found is None:
+        raise IntegrityError(unknown_name("vocoder", kind, [name for name, each in VOCODERS.items() if each]))
+    made: nn.Module = found(**args)
+    return made
+
+
+def with_vocoder(hows: Mapping[str, Preprocess], vocoder: nn.Module) -> dict[str, Preprocess]:
+    """The same preprocessing, that of audio slots with this vocoder."""
+    return {slot: replace(how, vocoder=vocoder) if isinstance(how, AudioPreprocess) else how
+            for slot, how in hows.items()}  # fmt: skip
 
 
 def load_weights(module: nn.Module, data: bytes, what: str) -> None:

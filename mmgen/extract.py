@@ -99,7 +99,9 @@ def tensor_plan(slots: Mapping[str, Any], tokenizer: Sequence[FileEntry]) -> Pla
 
 def latent_plan(codecs: Artifact) -> Plan:
     """Standardised latents of these codecs, which count by their parts' fingerprints."""
-    parts = {name: part["fingerprint"] for name, part in codecs.facts["parts"].items() if name != "judges"}
+    # what only makes sound of values changes no latent
+    others = ("judges", "vocoder")
+    parts = {name: part["fingerprint"] for name, part in codecs.facts["parts"].items() if name not in others}
     mine = fingerprint(set="latents", version=STEP_VERSIONS["extract"], parts=parts, slots=codecs.config["slots"])
     return Plan("latents", mine, json.dumps({"codecs": codecs.ref}))
 

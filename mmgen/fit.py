@@ -1,4 +1,5 @@
-"""`fit`: what is learned from a dataset once and then pinned (law 15): tokenizer, codecs, judges, the evaluation set.
+"""`fit`: what is learned from a dataset once and then pinned (law 15): tokenizer, codecs, vocoder, judges, the
+evaluation set.
 
 A part whose configuration did not change is adopted from an earlier version, not trained again, unless the policy
 says that the data outgrew it; the reason is recorded with each part.
@@ -15,6 +16,7 @@ from mmgen import artifact as artifacts
 from mmgen.artifact import Artifact, Draft, FileEntry, fingerprint
 from mmgen.batches import Samples
 from mmgen.codec_set import CodecSet, read_slots, weights_of
+from mmgen.codecs.config import IstftConfig
 from mmgen.config import Config
 from mmgen.errors import ConfigError
 from mmgen.evalset import fit_evalset
@@ -22,6 +24,7 @@ from mmgen.extract import Plan, ensure, known_files, tensor_plan
 from mmgen.features import FeatureShard
 from mmgen.fit_judges import fit_judges, load_judges
 from mmgen.fit_parts import Bench, fit_codec, fit_tokenizer, latent_scale, part_seed, reconstruction
+from mmgen.fit_vocoder import Recordings, fit_vocoder
 from mmgen.identity import STEP_VERSIONS, identity
 from mmgen.preprocess.table import preprocesses
 from mmgen.preprocess.text import Tokenizer
@@ -63,7 +66,8 @@ def check_slots(config: Config) -> None:
     """Slots of one modality share a codec, so their values must have one size. Raises ConfigError."""
     first: dict[str, tuple[str, Any]] = {}
     for slot, settings in config.slots.items():
-        declared = settings.model_dump(exclude={"column", "crop", "resize"})
+        names = type(settings).model_fields
+        declared = {name: getattr(settings, name) for name in names if name not in ("column", "crop", "resize")}
         other, wanted = first.setdefault(settings.modality, (slot, declared))
         if declared != wanted:
             changed = sorted(key for key in declared if declared[key] != wanted[key])
@@ -138,6 +142,8 @@ class _Fit:
         for modality, slots in self.by_modality.items():
             basis = parts[0].record["fingerprint"] if modality == "text" else None
             parts.append(self._codec(modality, slots, hows[slots[0]], train, basis))
+        if "audio" in self.by_modality and isinstance(self.config.codecs.audio.vocoder, IstftConfig):
+            parts.append(self._vocoder(self.config.codecs.audio.vocoder, hows))
         test = self._split(plan, "test")
         basis = parts[0].record["fingerprint"] if words else None
         judges = fit_judges(
@@ -158,6 +164,7 @@ class _Fit:
         scale = {slot: numbers for part in parts for slot, numbers in part.facts.get("scale", {}).items()}
         weights = {part.facts["modality"]: self.store.read(part.files[0].path) for part in fitted}
         words = [entry for entry in self.draft.files if entry.role == "tokenizer"]
+        # reconstruction is of values: no vocoder is asked for it
         codecs = CodecSet.build(
             slots=self.slots, made=made, scale=scale, weights=weights,
             tokenizer=self.store.read(words[0].path) if words else None, labels=self.labels,
@@ -169,13 +176,17 @@ class _Fit:
             "slots": {slot: settings["modality"] for slot, settings in self.slots.items()},
             "labels": list(self.labels) or None,
             "codecs": made,
+            "vocoder": next((part.facts["vocoder"] for part in parts if "vocoder" in part.facts), None),
             "scale": scale,
             "reconstruction": found,
             "judges": judges.ref,
             "evalset": evalset.ref,
             "parts": {part.name: part.record for part in parts},
             # growth is counted from the part that has seen least
-            "train_shards": min((part.record["train_shards"] for part in fitted), key=lambda s: sum(s.values())),
+            "train_shards": min(
+                (part.record["train_shards"] for part in parts if part.name != "tokenizer"),
+                key=lambda s: sum(s.values()),
+            ),
         }
         result = self.draft.commit(
             step="fit", config=self.what.config | {"slots": self.slots}, inputs={"dataset": self.dataset.link},
@@ -199,13 +210,16 @@ class _Fit:
             return None, "its configuration changed" if self.past else "first time"
         return whole[0], ""
 
-    def _outgrown(self, record: Mapping[str, Any], old: Artifact) -> str:
-        """Why the policy refits a part of unchanged configuration; empty if it does not."""
+    def _outgrown(self, record: Mapping[str, Any], old: Artifact, *, scored: bool = True) -> str:
+        """Why the policy refits a part of unchanged configuration; empty if it does not.
+
+        scored: whether the part has its share in what `refit_below` looks at, the reconstruction of values.
+        """
         policy, seen = self.config.codecs.pin, record["train_shards"]
         grown = sum(rows for digest, rows in self.shards.items() if digest not in seen) / max(1, sum(seen.values()))
         if policy.refit_growth is not None and grown >= policy.refit_growth:
             return f"{grown:.0%} new training rows since {old.ref} (refit_growth {policy.refit_growth:.0%})"
-        if policy.refit_below is not None and grown > 0:
+        if scored and policy.refit_below is not None and grown > 0:
             good, reason = still_good(self.config, old, {"dataset": self.dataset}, self.runtime)
             return "" if good else reason
         return ""
@@ -235,8 +249,8 @@ class _Fit:
         name, settings = f"codec:{modality}", getattr(self.config.codecs, modality)
         declared = {slot: {k: v for k, v in self.slots[slot].items() if k != "column"} for slot in slots}
         pin = fingerprint(
-            part=name, version=STEP_VERSIONS["fit"], settings=settings.model_dump(mode="json"), slots=declared,
-            seed=self.config.seed, tokenizer=basis,
+            part=name, version=STEP_VERSIONS["fit"], settings=settings.model_dump(mode="json", exclude={"vocoder"}),
+            slots=declared, seed=self.config.seed, tokenizer=basis,
         )  # fmt: skip
         old, why = self._earlier(name, pin)
         if old is not None:
@@ -262,6 +276,34 @@ class _Fit:
         record |= {"steps": trained.steps, "skipped": trained.skipped}
         scale = {slot: latent_scale(trained.module, how, train.pooled([slot]), self.device) for slot in slots}
         return _Part(name, files, record, {"modality": modality, "spec": spec, "scale": scale}, checkpoint)
+
+    def _vocoder(self, settings: IstftConfig, hows: Mapping[str, Any]) -> _Part:
+        slots = self.by_modality["audio"]
+        declared = {slot: {k: v for k, v in self.slots[slot].items() if k != "column"} for slot in slots}
+        pin = fingerprint(
+            part="vocoder", version=STEP_VERSIONS["fit"], settings=settings.model_dump(mode="json"), slots=declared,
+            seed=self.config.seed,
+        )  # fmt: skip
+        old, why = self._earlier("vocoder", pin)
+        if old is not None:
+            record = dict(old.facts["parts"]["vocoder"])
+            why = self._outgrown(record, old, scored=False)
+            if not why:
+                self.runtime.progress.say(f"fit: vocoder is adopted from {old.ref}, its configuration is unchanged")
+                curves = [entry for entry in old.by_role("history") if entry.path.endswith("/vocoder.jsonl")]
+                return _Part("vocoder", [old.file("vocoder"), *curves], record, {"vocoder": old.facts["vocoder"]})
+        record = self._record(pin, why)
+        checkpoint = Checkpoint(self.store, record["fingerprint"])
+        shards = [entry for entry in self.dataset.by_role("shard") if entry.facts["split"] == "train"]
+        with Recordings(self.store, shards, {slot: hows[slot] for slot in slots}, settings.segment_seconds) as sounds:
+            spec, trained = fit_vocoder(
+                self.bench, settings, hows[slots[0]], sounds, part_seed(self.config.seed, "vocoder"), checkpoint
+            )
+        data = weights_of(trained.module)
+        files = [self._put(f"vocoder-{sha256(data)[:8]}.safetensors", data, "vocoder")]
+        files.append(self._put("vocoder.jsonl", history(trained), "history"))
+        record |= {"steps": trained.steps, "skipped": trained.skipped}
+        return _Part("vocoder", files, record, {"vocoder": spec}, checkpoint)
 
     def _put(self, name: str, data: bytes, role: str) -> FileEntry:
         """Write a file of this version; `_commit` names it, in the order of the parts."""

@@ -19,6 +19,7 @@ from mmgen.codecs.grid import GridCodec
 from mmgen.codecs.learner import GridLearner
 from mmgen.evaluate.judges import Judge, make_judge
 from mmgen.extract import alternatives, read_media
+from mmgen.preprocess.audio import AudioPreprocess, lengths
 from mmgen.preprocess.table import Preprocess
 from mmgen.preprocess.text import PAD, TextPreprocess, Tokenizer
 from mmgen.records import Modality
@@ -64,11 +65,15 @@ def fit_tokenizer(store: Store, shards: Sequence[FileEntry], slots: Sequence[str
 
 def codec_args(config: CodecConfig, how: Preprocess) -> dict[str, Any]:
     """A codec's constructor arguments: the size of the slot's values, and the settings."""
-    settings = config.model_dump(mode="json", exclude={"kind", "train", "vocab_size", *GridTerms.model_fields})
+    settings = config.model_dump(
+        mode="json", exclude={"kind", "train", "vocab_size", "vocoder", *GridTerms.model_fields}
+    )
     if isinstance(how, TextPreprocess):
         return {"vocabulary": len(how.tokenizer), "length": how.max_tokens, **settings}
     names = ("channels", "height", "width") if how.modality == "image" else ("mels", "frames")
-    return {**dict(zip(names, how.shape, strict=True)), **settings}
+    # a codec of fixed length is recorded as it was before there were others
+    variable = {"variable": True} if isinstance(how, AudioPreprocess) and how.variable else {}
+    return {**dict(zip(names, how.shape, strict=True)), **settings, **variable}
 
 
 def fit_codec(
@@ -183,7 +188,8 @@ def reconstruction(
     """Slot → how well its codec gives back what it took in. Slots without a sample are left out.
 
     score: 1 - squared error / variance for image and audio, share of right tokens for text. exact: share of texts that
-    come back whole. judged, judged_real: share of reconstructions, and of the real ones, that the judge gets right.
+    come back whole. frames_off: mean error of the length of variable sounds, in frames.
+    judged, judged_real: share of reconstructions, and of the real ones, that the judge gets right.
     """
     found: dict[str, dict[str, float]] = {}
     for slot, how in codecs.preprocesses.items():
@@ -193,6 +199,10 @@ def reconstruction(
         real = values_of(samples, slot, rows, how, device)
         made = codecs.decode(slot, codecs.encode(slot, real))
         score = _text_score(made, real) if how.modality == "text" else _grid_score(made, real)
+        if isinstance(how, AudioPreprocess) and how.variable:
+            # levels alone: to get the mark after the end right is no sound that came back
+            score = _grid_score(made.clamp(min=-1), real.clamp(min=-1))
+            score["frames_off"] = (lengths(made) - lengths(real)).abs().double().mean().item()
         labels_B = torch.from_numpy(samples.labels[rows])
         if how.modality in judges and bool((labels_B >= 0).any()):
             judge = judges[how.modality]

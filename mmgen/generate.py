@@ -1,7 +1,7 @@
 """Any slots to any slots: the Python API behind the commands, and the package that a model is shipped as.
 
-A package is a folder: `config.json`, `tokenizer.json`, and safetensors of each codec, the fusion and the generator.
-It needs no store.
+A package is a folder: `config.json`, `tokenizer.json`, and safetensors of each codec, the vocoder if one was learned,
+the fusion and the generator. It needs no store.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from mmgen.uris import read_uri
 FORMAT = 1
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
+VOCODER = "vocoder.safetensors"
 # samples made at once: part of what a seed means
 ROWS = 64
 GUIDANCE, JOINT_GUIDANCE, STEPS = 2.0, 1.0, 20
@@ -228,6 +229,9 @@ def package_files(
     }
     for modality in codecs.facts["codecs"]:
         files[f"codec-{modality}.safetensors"] = store.read(codecs.file(f"codec:{modality}").path)
+    if codecs.facts.get("vocoder"):
+        about["vocoder"] = {**codecs.facts["vocoder"], "weights": VOCODER}
+        files[VOCODER] = store.read(codecs.file("vocoder").path)
     if about["tokenizer"]:
         files[TOKENIZER] = store.read(codecs.file("tokenizer").path)
     for part, made in (("fusion", fusion), ("generator", generator)):
@@ -266,7 +270,9 @@ def _assembled(files: Mapping[str, bytes], where: str, device: str) -> Model:
     about = json.loads(files[CONFIG])
     if about.get("format") != FORMAT:
         raise IntegrityError(f"{where}: package format {about.get('format')}, this mmgen reads {FORMAT}")
-    named = [spec["weights"] for spec in (*about["codecs"].values(), about["fusion"], about["generator"])]
+    vocoder = about.get("vocoder")
+    networks = (*about["codecs"].values(), about["fusion"], about["generator"], *([vocoder] if vocoder else []))
+    named = [spec["weights"] for spec in networks]
     if missing := [name for name in (*named, about["tokenizer"]) if name is not None and name not in files]:
         raise IntegrityError(f"{where}: wanted {missing[0]}, it is missing from the package")
     codecs = CodecSet.build(
@@ -276,13 +282,14 @@ def _assembled(files: Mapping[str, bytes], where: str, device: str) -> Model:
         weights={modality: files[spec["weights"]] for modality, spec in about["codecs"].items()},
         tokenizer=files[about["tokenizer"]] if about["tokenizer"] else None,
         labels=tuple(about["labels"] or ()),
+        vocoder=(vocoder, files[vocoder["weights"]]) if vocoder else None,
     )
     target = pick_device(device)
-    networks = [
+    made = [
         load_network(make, about[part], files[about[part]["weights"]]).to(target)
         for part, make in (("fusion", new_fusion), ("generator", new_generator))
     ]
-    return Model(Maker(codecs.to(target), networks[0], networks[1], target), about)
+    return Model(Maker(codecs.to(target), made[0], made[1], target), about)
 
 
 def load(reference: str | Path, store: str | Path | Store | None = None, device: str = "auto") -> Model:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from mmgen.settings import Settings
 from mmgen.training.config import PinConfig, TrainConfig
@@ -54,6 +54,30 @@ class ImageCodecConfig(GridTerms):
     train: TrainConfig = TrainConfig(steps=500, batch_size=64, learning_rate=2e-3, warmup_steps=50)
 
 
+class GriffinLimConfig(Settings):
+    """Sound of a spectrogram by Griffin & Lim's algorithm (1984): nothing is learned."""
+
+    kind: Literal["griffin_lim"] = "griffin_lim"
+
+
+class IstftConfig(Settings):
+    """A vocoder that is learned from the training split's own sounds (Vocos, arXiv:2306.00814)."""
+
+    kind: Literal["istft"] = "istft"
+    #: channels of each frame
+    width: int = Field(256, ge=8)
+    #: ConvNeXt blocks
+    depth: int = Field(6, ge=1)
+    #: length of the parts of sounds that it is trained on: two windows of the slot at least, a whole clip at most
+    segment_seconds: float = Field(0.5, gt=0)
+    #: weight of the mean distance of log-mels (nats) beside that of the spectra
+    mel_weight: float = Field(1.0, ge=0)
+    train: TrainConfig = TrainConfig(steps=3_000, batch_size=16, learning_rate=1e-3, warmup_steps=100)
+
+
+VocoderConfig = Annotated[GriffinLimConfig | IstftConfig, Field(discriminator="kind")]
+
+
 class AudioCodecConfig(GridTerms):
     """Convolutional variational autoencoder of log-mel spectrograms. Sizes as for images."""
 
@@ -65,6 +89,15 @@ class AudioCodecConfig(GridTerms):
     latent_width: int = Field(12, ge=1)
     kl_weight: float = Field(3e-3, ge=0)
     train: TrainConfig = TrainConfig(steps=1_000, batch_size=64, learning_rate=2e-3, warmup_steps=50)
+    #: what makes sound of spectrograms; a part of its own, whose settings leave the codec as it is
+    vocoder: VocoderConfig = GriffinLimConfig()
+
+    @model_serializer(mode="wrap")
+    def _plain(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # `vocoder` came later: what has none of its own is written, and so identified, as it was before
+        plain: dict[str, Any] = dump(self)
+        learned = not isinstance(self.vocoder, GriffinLimConfig)
+        return plain if learned else {name: value for name, value in plain.items() if name != "vocoder"}
 
 
 class TextCodecConfig(Settings):

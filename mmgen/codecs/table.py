@@ -10,6 +10,7 @@ from torch import Tensor
 from mmgen.codecs.audio import AudioCodec
 from mmgen.codecs.image import ImageCodec
 from mmgen.codecs.text import TextCodec
+from mmgen.codecs.vocoder import IstftVocoder
 
 
 class Codec(Protocol):
@@ -37,4 +38,10 @@ CODECS: dict[str, type[ImageCodec] | type[AudioCodec] | type[TextCodec]] = {
     "conv_image": ImageCodec,
     "conv_mel": AudioCodec,
     "tokens": TextCodec,
+}
+
+#: what makes sound of spectrograms; None where nothing is learned (mmgen.preprocess.audio does it)
+VOCODERS: dict[str, type[IstftVocoder] | None] = {
+    "griffin_lim": None,
+    "istft": IstftVocoder,
 }

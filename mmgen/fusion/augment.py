@@ -49,4 +49,5 @@ def smudge(value: Tensor, rng: torch.Generator | None) -> Tensor:
         band = (places >= start_B1) & (places < stop_B1)
         hidden |= band.unsqueeze(3 - axis)
     noisy = value + MEL_NOISE * torch.randn(value.shape, generator=rng, device=value.device)
-    return torch.where(hidden, value.amin((1, 2), keepdim=True), noisy)
+    # a hidden band is silence; lower still is the mark of what comes after the end of a clip (preprocess.audio.ABSENT)
+    return torch.where(hidden, value.amin((1, 2), keepdim=True).clamp(min=-1.0), noisy)

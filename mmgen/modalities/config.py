@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from mmgen.reasons import Override, check_overrides
 from mmgen.settings import Settings
@@ -31,7 +31,10 @@ class AudioSlot(Settings):
     modality: Literal["audio"] = "audio"
     column: str | None = None
     sample_rate_hz: int = Field(16_000, ge=4_000, le=192_000)
+    #: the length of every clip, or the longest if they are variable
     seconds: float = Field(1.0, gt=0, le=60)
+    #: clips shorter than `seconds` keep their length, and what is made gets one; else they are padded with silence
+    variable: bool = False
     mels: int = Field(64, ge=8)
     n_fft: int = Field(1024, ge=64)
     #: frames = seconds × sample_rate_hz / hop
@@ -42,6 +45,12 @@ class AudioSlot(Settings):
     #: the log-mel range [floor, ceiling] in natural log maps to [-1, 1]
     log_floor: float = -8.0
     log_ceiling: float = 4.0
+
+    @model_serializer(mode="wrap")
+    def _plain(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # `variable` came later: slots without it are written, and so identified, as they were before
+        plain: dict[str, Any] = dump(self)
+        return plain if self.variable else {name: value for name, value in plain.items() if name != "variable"}
 
 
 class TextSlot(Settings):

@@ -218,7 +218,9 @@ def _operations(slot: str, config: SlotConfig) -> dict[str, pl.Expr]:
                 f"resampled to {config.sample_rate_hz} Hz": pl.col(f"{slot}.rate_hz") != config.sample_rate_hz,
                 "mixed down to one channel": pl.col(f"{slot}.channels") > 1,
                 f"cropped to {config.seconds:g} s ({config.crop})": seconds > config.seconds,
-                f"padded to {config.seconds:g} s": seconds < config.seconds,
+                f"{'left shorter than' if config.variable else 'padded to'} {config.seconds:g} s": (
+                    seconds < config.seconds
+                ),
             }
         case TextSlot():
             # tokens are at least the words and at most the bytes, plus begin and end; the tokeniser is fitted later

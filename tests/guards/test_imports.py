@@ -27,6 +27,8 @@ ORDER = (
     "evalset", "fit", "train", "evaluate.step", "evaluate.against",
     "evalset", "fit", "fusion_reads", "train", "train_head", "evaluate.step",
     "mlflow_client", "dataset_log", "served_model", "registry",
+    "fit_vocoder", "evalset", "fit", "train", "evaluate.step", "mlflow_client", "dataset_log", "served_model",
+    "registry",
     # decides which of them runs, and imports the one that does
     "steps",
 )  # fmt: skip

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from mmgen.batches import Batch
-from mmgen.codecs.table import CODECS
+from mmgen.codecs.table import CODECS, VOCODERS
+from mmgen.codecs.vocoder import vocoder_loss
 from mmgen.encoders.table import ENCODERS, make_encoder
 from mmgen.fusion.table import FUSES, make_fusion
 from mmgen.generators.fields import FIELDS
 from mmgen.generators.joint_flow import embedding_key
 from mmgen.generators.sampling import Sampling
 from mmgen.generators.table import GENERATORS
+from mmgen.preprocess.audio import AudioPreprocess, marked
 from mmgen.records import Modality
 
 ROWS, CLASSES = 6, 3
@@ -102,6 +104,47 @@ def codec(kind: str) -> Case:
     return Case(
         f"codec:{kind}", lambda: CODECS[kind](**args), tensors, outputs,
         lambda module, batch, noise: module.loss(batch.values[slot], noise)["loss"], fits=0.5, steps=150,
+    )  # fmt: skip
+
+
+def variable_codec() -> Case:
+    """The audio codec of sounds that end where they end."""
+    args = {**_CODEC_ARGS["conv_mel"][1], "variable": True}
+
+    def batch() -> Batch:
+        made = tensors()
+        made.values["audio"] = marked(made.values["audio"], torch.arange(ROWS) * 2 + 3)
+        return made
+
+    def outputs(module: Any, batch: Batch) -> dict[str, Tensor]:
+        z_BTD = module.encode(batch.values["audio"])
+        return {"latent": z_BTD, "value": module.decode(z_BTD)}
+
+    return Case(
+        "codec:conv_mel:variable", lambda: CODECS["conv_mel"](**args), batch, outputs,
+        lambda module, batch, noise: module.loss(batch.values["audio"], noise)["loss"], fits=0.5, steps=150,
+    )  # fmt: skip
+
+
+def sounds() -> Batch:
+    """A slot `wave` of noise with a slope of its own in each row, (ROWS, 2000) samples."""
+    slopes = torch.linspace(0.2, 1.0, ROWS)[:, None] ** (torch.arange(1001) / 100)
+    noise = torch.fft.rfft(torch.randn(ROWS, 2000, generator=rng(4)) * 0.2)
+    return _batch({"wave": torch.fft.irfft(noise * slopes)}, {"wave": 1})
+
+
+def vocoder(kind: str) -> Case:
+    how = AudioPreprocess(8000, 0.25, 16, n_fft=128, hop=50)
+
+    def make() -> nn.Module:
+        made = VOCODERS[kind]
+        assert made is not None
+        return made(mels=16, n_fft=128, hop=50, width=32, depth=2)
+
+    return Case(
+        f"vocoder:{kind}", make, sounds,
+        lambda module, batch: {"sound": module(how.levels(how.log_mel(batch.values["wave"])))},
+        lambda module, batch, noise: vocoder_loss(module, how, batch.values["wave"], 1.0)["loss"], fits=0.5,
     )  # fmt: skip
 
 
@@ -194,6 +237,8 @@ def adversarial(what: str) -> Case:
 
 CASES: tuple[Case, ...] = (
     *(codec(kind) for kind in _CODEC_ARGS),
+    variable_codec(),
+    *(vocoder(kind) for kind, each in VOCODERS.items() if each is not None),
     *(encoder(kind, modality) for kind, each in ENCODERS.items() for modality in MODALITIES.values()
       if modality in each.modalities),
     *(fusion(kind) for kind in FUSES),
