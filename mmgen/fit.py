@@ -29,6 +29,7 @@ from mmgen.records import Modality
 from mmgen.runtime import Runtime, circumstance
 from mmgen.store import sha256
 from mmgen.training.checkpoint import Checkpoint
+from mmgen.training.config import counted
 from mmgen.training.loop import Trained
 from mmgen.training.parallel import joined
 
@@ -235,7 +236,7 @@ class _Fit:
         name, settings = f"codec:{modality}", getattr(self.config.codecs, modality)
         declared = {slot: {k: v for k, v in self.slots[slot].items() if k != "column"} for slot in slots}
         pin = fingerprint(
-            part=name, version=STEP_VERSIONS["fit"], settings=settings.model_dump(mode="json"), slots=declared,
+            part=name, version=STEP_VERSIONS["fit"], settings=counted(settings.model_dump(mode="json")), slots=declared,
             seed=self.config.seed, tokenizer=basis,
         )  # fmt: skip
         old, why = self._earlier(name, pin)
@@ -271,11 +272,13 @@ class _Fit:
 
 
 def history(trained: Trained) -> bytes:
-    """A training's curves as JSON lines: step, rate, norm, loss and its parts."""
+    """A training's curves as JSON lines: step, rate, norm, loss and its parts; a look's are step and validation."""
     curves = trained.curves
     rows = [
         {"step": step, "rate": curves.rate[at], "norm": curves.norm[at]}
         | {name: values[at] for name, values in curves.parts.items()}
         for at, step in enumerate(curves.step)
     ]
+    looks = [{"step": step, "validation": loss} for step, loss in zip(curves.looks, curves.validation, strict=True)]
+    rows = sorted([*rows, *looks], key=lambda row: row["step"])
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
