@@ -5,7 +5,7 @@
 #   make test     the tests (ARGS="-k store" to choose); make test-slow: the slow-marked ones
 #   make check    format, lint, types, guards
 #   make bench    ratios against peers, on this machine; bench-downloads: against img2dataset;
-#                 bench-duplicates; bench-scale: the line over rows
+#                 bench-duplicates; bench-scale: the line over rows; bench-training: the training loop
 
 # the first Python that is new enough, unless PYTHON is given
 PYTHON ?= $(shell for each in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -22,7 +22,7 @@ READY := .venv/.ready-$(shell { pwd; cat requirements.lock pyproject.toml; } | c
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow bench bench-downloads bench-duplicates bench-scale check format lint types guards lock derived tree clean
+.PHONY: help install demo test test-slow bench bench-downloads bench-duplicates bench-scale bench-training check format lint types guards lock derived tree clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -62,6 +62,9 @@ bench-scale: $(READY)
 
 bench-duplicates: $(READY)
 	$(RUN) benchmarks.duplicates $(ARGS)
+
+bench-training: $(READY)
+	$(RUN) benchmarks.training $(ARGS)
 
 check: lint types guards
 

@@ -31,7 +31,7 @@ from mmgen.store import sha256
 from mmgen.training.checkpoint import Checkpoint
 from mmgen.training.config import counted
 from mmgen.training.loop import Trained
-from mmgen.training.parallel import joined
+from mmgen.training.parallel import World, joined
 
 
 def fit(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> Artifact:
@@ -41,7 +41,11 @@ def fit(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> Art
     """
     check_slots(config)
     with joined(runtime.device) as world:
-        return _Fit(config, inputs["dataset"], runtime, Bench(runtime.store, world, runtime.progress)).run()
+        return _Fit(config, inputs["dataset"], runtime, _bench(runtime, world)).run()
+
+
+def _bench(runtime: Runtime, world: World) -> Bench:
+    return Bench(runtime.store, world, runtime.progress, runtime.profiles)
 
 
 def still_good(config: Config, kept: Artifact, inputs: Mapping[str, Artifact], runtime: Runtime) -> tuple[bool, str]:
@@ -253,7 +257,7 @@ class _Fit:
                 curves = [entry for entry in old.by_role("history") if entry.path.endswith(f"/codec-{modality}.jsonl")]
                 return _Part(name, [old.file(name), *curves], record, facts)
         record = self._record(pin, why)
-        checkpoint = Checkpoint(self.store, record["fingerprint"])
+        checkpoint = Checkpoint(self.store, record["fingerprint"], settings.train.keep_last)
         spec, trained = fit_codec(
             self.bench, settings, how, train.pooled(slots), part_seed(self.config.seed, name), checkpoint
         )

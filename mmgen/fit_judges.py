@@ -58,7 +58,8 @@ def fit_judges(
         pooled = train.pooled(names, labels)
         if not ((pooled.counts["value"] > 0) & (pooled.labels >= 0)).any():
             continue
-        checkpoint = Checkpoint(runtime.store, fingerprint(judges=mine, modality=modality))
+        identity = fingerprint(judges=mine, modality=modality)
+        checkpoint = Checkpoint(runtime.store, identity, config.judges.train.keep_last)
         judge, _ = fit_judge(bench, config.judges, how, pooled, len(labels), checkpoint)
         data = weights_of(judge)
         draft.put(f"judge-{modality}-{sha256(data)[:8]}.safetensors", data, f"judge:{modality}")

@@ -127,18 +127,25 @@ def train(
         return run.run()
 
 
-@torch.no_grad()
 def mean_loss(module: nn.Module, loss: Loss, loader: Loader, seed: int) -> float:
-    """Mean loss over one epoch of `loader`, in float32, with noise that depends on (seed, batch) alone."""
+    """Mean loss over one epoch of `loader`; see `mean_losses`."""
+    return mean_losses(module, loss, loader, seed)["loss"]
+
+
+@torch.no_grad()
+def mean_losses(module: nn.Module, loss: Loss, loader: Loader, seed: int) -> dict[str, float]:
+    """Mean over one epoch of `loader` of all that `loss` gives, in float32, with noise of (seed, batch) alone."""
     rng = torch.Generator(loader.device)
-    total, weight = 0.0, 0.0
+    totals: dict[str, float] = {}
+    weight = 0.0
     module.eval()
     for number, batch in enumerate(loader):
         rng.manual_seed(seed_of(seed, number))
         rows = float(batch.weights_B.sum())
-        total += float(loss(batch, rng)["loss"]) * rows
+        for name, value in loss(batch, rng).items():
+            totals[name] = totals.get(name, 0.0) + float(value) * rows
         weight += rows
-    return total / max(1.0, weight)
+    return {name: total / max(1.0, weight) for name, total in totals.items()}
 
 
 class _Run:
@@ -332,7 +339,8 @@ class _Run:
     def _due(self, seconds: float) -> bool:
         if self.checkpoint is None or not self.world.first:
             return False
-        return self.step % self.config.checkpoint_steps == 0 or self.step == self.total or seconds > CHECKPOINT_SECONDS
+        ends = self.step == self.total or self._patience_is_over()
+        return ends or self.step % self.config.checkpoint_steps == 0 or seconds > CHECKPOINT_SECONDS
 
     def _save(self) -> None:
         assert self.checkpoint is not None

@@ -33,7 +33,7 @@ class Curves:
 class Reading:
     """Of the steps since the last one. bad: how many were not finite; streak: of these, in a row up to now.
 
-    means: of the others, by name; norm: of their gradients.
+    means: of the others, by name, over those that had it; norm: of their gradients.
     """
 
     bad: int
@@ -68,17 +68,19 @@ class Readings:
     def read(self) -> Reading:
         """Look at what was noted since the last time. This is where the host waits for the device."""
         streak, *numbers = torch.cat([self._streak[None], *self._window.values()]).tolist()
-        sums: dict[str, float] = {}
+        sums: dict[str, tuple[float, float]] = {}
         norm, good = 0.0, 0.0
         for names in self._window:
             *losses, norm_sum, count = numbers[: len(names) + 2]
             del numbers[: len(names) + 2]
             norm, good = norm + norm_sum, good + count
             for name, value in zip(names, losses, strict=True):
-                sums[name] = sums.get(name, 0.0) + value
-        bad, shared = self._steps - int(good), max(1.0, good)
+                total, of = sums.get(name, (0.0, 0.0))
+                sums[name] = total + value, of + count
+        bad = self._steps - int(good)
         self._window, self._steps = {}, 0
-        return Reading(bad, int(streak), {name: value / shared for name, value in sums.items()}, norm / shared)
+        means = {name: total / max(1.0, of) for name, (total, of) in sums.items()}
+        return Reading(bad, int(streak), means, norm / max(1.0, good))
 
     def end_epoch(self) -> float:
         """Mean loss of the steps since the last time."""

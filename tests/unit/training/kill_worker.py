@@ -34,7 +34,8 @@ def work(folder: Path, steps: int, pause: float, killed_at: int | None) -> None:
         taken += 1
         if taken == killed_at:
             os.kill(os.getpid(), signal.SIGKILL)
-        print("step", flush=True)
+        sys.stdout.write("step\n")
+        sys.stdout.flush()
         time.sleep(pause)
         found = net.loss(batch, rng)
         # every ninth is not finite, by the batch and so the same in every run
