@@ -112,6 +112,7 @@ class Outcome:
     profiles: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
+        """Plain data, for answers and records."""
         found = {"step": self.step, "ran": self.ran, "why": self.why, "seconds": round(self.seconds, 2),
                  "artifact": self.artifact.ref}  # fmt: skip
         return found | ({"profiles": dict(self.profiles)} if self.profiles else {})

@@ -1,4 +1,4 @@
-"""Which kernels a training computes with: those whose result does not depend on timing, and compiled ones."""
+"""Kernels whose result does not depend on timing."""
 
 from __future__ import annotations
 
