@@ -6,7 +6,7 @@
 #   make check    format, lint, types, guards
 #   make bench    ratios against peers, on this machine; bench-downloads: against img2dataset;
 #                 bench-duplicates; bench-scale: the line over rows; bench-fusion: ways to fuse;
-#                 bench-vocoder: sound of spectrograms
+#                 bench-vocoder: sound of spectrograms; bench-training: the training loop
 
 # the first Python that is new enough, unless PYTHON is given
 PYTHON ?= $(shell for each in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -23,7 +23,7 @@ READY := .venv/.ready-$(shell { pwd; cat requirements.lock pyproject.toml; } | c
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow bench bench-downloads bench-duplicates bench-scale bench-fusion bench-vocoder check format lint types guards lock derived tree clean
+.PHONY: help install demo test test-slow bench bench-downloads bench-duplicates bench-scale bench-fusion bench-vocoder bench-training check format lint types guards lock derived tree clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -70,6 +70,9 @@ bench-fusion: $(READY)
 
 bench-vocoder: $(READY)
 	$(RUN) benchmarks.vocoder $(ARGS)
+
+bench-training: $(READY)
+	$(RUN) benchmarks.training $(ARGS)
 
 check: lint types guards
 

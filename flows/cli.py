@@ -113,6 +113,7 @@ def run(
     rehash: Rehash = False,
     refit: Refit = False,
     rebuild: Rebuild = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Measure where the time of each training goes.")] = False,
     as_json: Json = False,
 ) -> None:
     """Bring everything up to date, from the source to the registered model. What is unchanged is not done again."""
@@ -126,7 +127,7 @@ def run(
 
         _answer(as_json, make_plan(load(config), store, options, first, until), show_plan)
         return
-    _line(load(config), store, options, as_json, first, until)
+    _line(load(config), store, options | {"profile": profile}, as_json, first, until)
 
 
 def _step_command(name: str) -> Callable[..., None]:
@@ -212,6 +213,27 @@ def _line(
     _answer(as_json, answer, lambda found: show_run(found, store))
     if answer["gate"]:
         raise SaidNo(f"the model was registered and not promoted: {answer['gate']}")
+
+
+@app.command()
+def tune(
+    config: ConfigFile,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Trials to be finished, earlier ones included; default: what CONFIG says.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="BEST.yaml", help="The best recipe; default: CONFIG-best.yaml beside CONFIG.")
+    ] = None,
+    store: StoreOption = STORE,
+    workers: Workers = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Search settings by validation loss, trial after trial, and write the best as a recipe."""
+    from flows.tune import show_tuned, tuned
+
+    options = _options(workers, device, False, False, False, False)
+    _answer(as_json, tuned(config, store, options, trials, out), show_tuned)
 
 
 # ---------------------------------------------------------------- before and after it

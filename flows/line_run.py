@@ -34,7 +34,7 @@ class Options(BaseModel):
     """Circumstance of a run: nothing here changes what is made (law 3).
 
     device: "auto", "cpu", "cuda", "cuda:1"… verify: re-hash the store's files. rehash: read every source file again.
-    refit: make fitted things anew. rebuild: build the data version without a base.
+    refit: make fitted things anew. rebuild: build the data version without a base. profile: measure trainings.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +45,7 @@ class Options(BaseModel):
     rehash: bool = False
     refit: bool = False
     rebuild: bool = False
+    profile: bool = False
 
 
 class _LogBar:
@@ -103,6 +104,7 @@ def runtime_of(store: str, options: Options) -> Runtime:
     return Runtime(
         Store(store), workers=options.workers, device=options.device, map=BatchMapper(progress), progress=progress,
         verify=options.verify, rehash=options.rehash, refit=options.refit, rebuild=options.rebuild, run=_known_by(),
+        profiles={} if options.profile else None,
     )  # fmt: skip
 
 

@@ -244,8 +244,10 @@ class Loader:
             moved = self._moved(compact)
             value = moved.float() if convert is None else convert(moved)
             on_device = self._moved(present)
-            # an absent slot's value is zeros, whatever its conversion makes of zeros
-            values[slot] = value * on_device.view(-1, *[1] * (value.dim() - 1)).to(value.dtype)
+            if not counts.all():
+                # an absent slot's value is zeros, whatever its conversion makes of zeros
+                value = value * on_device.view(-1, *[1] * (value.dim() - 1)).to(value.dtype)
+            values[slot] = value
             masks[slot] = on_device[:, None].expand(-1, self.samples.tokens(slot))
         return Batch(
             values,

@@ -23,6 +23,7 @@ from mmgen.modalities.config import AudioSlot, ImageSlot, SlotConfig, TextSlot
 from mmgen.settings import Settings, plain_word
 from mmgen.shard_config import ShardConfig
 from mmgen.sources.config import ClipConfig, IngestConfig, SourceConfig, frame_slots
+from mmgen.tune_config import TuneConfig
 from mmgen.validate_config import ValidateConfig
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -52,6 +53,7 @@ class Config(Settings):
     generator: GeneratorConfig = JointFlowConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     registry: RegisterConfig = RegisterConfig()
+    tune: TuneConfig = TuneConfig()
 
     @field_validator("name")
     @classmethod

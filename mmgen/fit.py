@@ -32,8 +32,9 @@ from mmgen.records import Modality
 from mmgen.runtime import Runtime, circumstance
 from mmgen.store import sha256
 from mmgen.training.checkpoint import Checkpoint
+from mmgen.training.config import counted
 from mmgen.training.loop import Trained
-from mmgen.training.parallel import joined
+from mmgen.training.parallel import World, joined
 
 
 def fit(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> Artifact:
@@ -43,7 +44,11 @@ def fit(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> Art
     """
     check_slots(config)
     with joined(runtime.device) as world:
-        return _Fit(config, inputs["dataset"], runtime, Bench(runtime.store, world, runtime.progress)).run()
+        return _Fit(config, inputs["dataset"], runtime, _bench(runtime, world)).run()
+
+
+def _bench(runtime: Runtime, world: World) -> Bench:
+    return Bench(runtime.store, world, runtime.progress, runtime.profiles)
 
 
 def still_good(config: Config, kept: Artifact, inputs: Mapping[str, Artifact], runtime: Runtime) -> tuple[bool, str]:
@@ -249,8 +254,8 @@ class _Fit:
         name, settings = f"codec:{modality}", getattr(self.config.codecs, modality)
         declared = {slot: {k: v for k, v in self.slots[slot].items() if k != "column"} for slot in slots}
         pin = fingerprint(
-            part=name, version=STEP_VERSIONS["fit"], settings=settings.model_dump(mode="json", exclude={"vocoder"}),
-            slots=declared, seed=self.config.seed, tokenizer=basis,
+            part=name, version=STEP_VERSIONS["fit"], slots=declared, seed=self.config.seed, tokenizer=basis,
+            settings=counted(settings.model_dump(mode="json", exclude={"vocoder"})),
         )  # fmt: skip
         old, why = self._earlier(name, pin)
         if old is not None:
@@ -266,7 +271,7 @@ class _Fit:
                 curves = [entry for entry in old.by_role("history") if entry.path.endswith(f"/codec-{modality}.jsonl")]
                 return _Part(name, [old.file(name), *curves], record, facts)
         record = self._record(pin, why)
-        checkpoint = Checkpoint(self.store, record["fingerprint"])
+        checkpoint = Checkpoint(self.store, record["fingerprint"], settings.train.keep_last)
         spec, trained = fit_codec(
             self.bench, settings, how, train.pooled(slots), part_seed(self.config.seed, name), checkpoint
         )
@@ -313,11 +318,13 @@ class _Fit:
 
 
 def history(trained: Trained) -> bytes:
-    """A training's curves as JSON lines: step, rate, norm, loss and its parts."""
+    """A training's curves as JSON lines: step, rate, norm, loss and its parts; a look's are step and validation."""
     curves = trained.curves
     rows = [
         {"step": step, "rate": curves.rate[at], "norm": curves.norm[at]}
         | {name: values[at] for name, values in curves.parts.items()}
         for at, step in enumerate(curves.step)
     ]
+    looks = [{"step": step, "validation": loss} for step, loss in zip(curves.looks, curves.validation, strict=True)]
+    rows = sorted([*rows, *looks], key=lambda row: row["step"])
     return "".join(json.dumps(row) + "\n" for row in rows).encode()

@@ -20,6 +20,7 @@ from mmgen.records import Modality
 from mmgen.runtime import Runtime, circumstance
 from mmgen.store import Store, sha256
 from mmgen.training.checkpoint import Checkpoint
+from mmgen.training.config import counted
 
 
 def fit_judges(
@@ -40,7 +41,7 @@ def fit_judges(
     """
     plain = config.to_json()
     slots = {slot: {k: v for k, v in plain["slots"][slot].items() if k != "column"} for slot in hows}
-    settings: dict[str, Any] = {"judges": plain["judges"], "slots": slots, "labels": list(labels)}
+    settings: dict[str, Any] = {"judges": counted(plain["judges"]), "slots": slots, "labels": list(labels)}
     settings["tokenizer"] = tokenizer
     pin = fingerprint(part="judges", version=STEP_VERSIONS["fit"], **settings)
     if not runtime.refit:
@@ -57,7 +58,8 @@ def fit_judges(
         pooled = train.pooled(names, labels)
         if not ((pooled.counts["value"] > 0) & (pooled.labels >= 0)).any():
             continue
-        checkpoint = Checkpoint(runtime.store, fingerprint(judges=mine, modality=modality))
+        identity = fingerprint(judges=mine, modality=modality)
+        checkpoint = Checkpoint(runtime.store, identity, config.judges.train.keep_last)
         judge, _ = fit_judge(bench, config.judges, how, pooled, len(labels), checkpoint)
         data = weights_of(judge)
         draft.put(f"judge-{modality}-{sha256(data)[:8]}.safetensors", data, f"judge:{modality}")

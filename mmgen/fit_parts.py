@@ -43,6 +43,13 @@ class Bench:
     store: Store
     world: World
     progress: Progress
+    #: see `Runtime`
+    profiles: dict[str, Any] | None = None
+
+    def note(self, what: str, trained: Trained) -> None:
+        """Lay down where a training's time went, if that was asked for."""
+        if self.profiles is not None and trained.profile is not None:
+            self.profiles[what] = trained.profile
 
 
 def part_seed(seed: int, part: str) -> int:
@@ -94,8 +101,9 @@ def fit_codec(
     loader = _loader(bench, samples, samples.having(VALUE), how, config.train.batch_size, seed)
     trained = train(
         learner, loss, loader, config.train, world=bench.world, seed=seed, what=f"codec:{how.modality}",
-        checkpoint=checkpoint, progress=bench.progress,
+        checkpoint=checkpoint, progress=bench.progress, profile=bench.profiles is not None,
     )  # fmt: skip
+    bench.note(f"codec:{how.modality}", trained)
     return {"kind": config.kind, "args": args}, replace(trained, module=codec)
 
 
@@ -161,8 +169,9 @@ def fit_judge(
     loader = _loader(bench, samples, rows, how, config.train.batch_size, seed)
     trained = train(
         judge, loss, loader, config.train, world=bench.world, seed=seed, what=f"judge:{how.modality}",
-        checkpoint=checkpoint, progress=bench.progress,
+        checkpoint=checkpoint, progress=bench.progress, profile=bench.profiles is not None,
     )  # fmt: skip
+    bench.note(f"judge:{how.modality}", trained)
     return judge, trained
 
 

@@ -17,6 +17,7 @@ from mmgen.modalities.config import ScanConfig
 from mmgen.reasons import REASONS
 from mmgen.sources.config import ClipConfig
 from mmgen.store import sha256_file
+from mmgen.training.config import counted
 from mmgen.validate_config import PairsConfig
 
 SCHEMA_VERSION = 1
@@ -125,7 +126,7 @@ def _unpinned(parts: dict[str, Any]) -> dict[str, Any]:
 
 def identity(step: str, config: Config, inputs: Mapping[str, Artifact], source_digest: str | None = None) -> Identity:
     """The identity of what `step` would make of these inputs. `source_digest` is for ingest alone."""
-    part = config_part(step, config)
+    part = counted(config_part(step, config))
     links = {role: artifact.fingerprint for role, artifact in inputs.items()}
     fitted = {role: artifact.fingerprint for role, artifact in inputs.items() if artifact.kind not in DATA_KINDS}
     common = {"step": step, "version": STEP_VERSIONS[step], "schema": SCHEMA_VERSION, "config": part}

@@ -110,6 +110,7 @@ class Runtime:
     rehash: read every source file again even if its size and mtime are unchanged. refit: make fitted things anew.
     rebuild: build the data version without a base. run: what the run that asks is known by ("name", "prefect"…).
     few_rows: step → rows that one process does in the time in which others start.
+    profiles: where each training lays down where its time went, by its name; None: nobody asked.
     """
 
     store: Store
@@ -123,6 +124,7 @@ class Runtime:
     rebuild: bool = False
     run: Mapping[str, str] = field(default_factory=dict)
     few_rows: Mapping[str, int] = field(default_factory=lambda: FEW_ROWS)
+    profiles: dict[str, Any] | None = None
 
     def workers_for(self, step: str, rows: int) -> int:
         """How many processes so many rows of a step are worth."""

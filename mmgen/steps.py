@@ -108,10 +108,14 @@ class Outcome:
     ran: bool
     why: str
     seconds: float
+    #: training → where its time went, where that was asked for
+    profiles: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {"step": self.step, "ran": self.ran, "why": self.why, "seconds": round(self.seconds, 2),
-                "artifact": self.artifact.ref}  # fmt: skip
+        """Plain data, for answers and records."""
+        found = {"step": self.step, "ran": self.ran, "why": self.why, "seconds": round(self.seconds, 2),
+                 "artifact": self.artifact.ref}  # fmt: skip
+        return found | ({"profiles": dict(self.profiles)} if self.profiles else {})
 
 
 def select(first: str | None = None, last: str | None = None) -> tuple[str, ...]:
@@ -275,7 +279,11 @@ def perform(step: Step, config: Config, inputs: Mapping[str, Artifact], runtime:
         gone = error.filename or str(error)
         meanwhile = "another command (forget --purge, gc) deleted it meanwhile, or somebody by hand; run the line again"
         raise StoreError(f"{step.name}: {gone} is gone: {meanwhile}") from error
-    return Outcome(step.name, made, True, why, time.monotonic() - started)
+    profiles = dict(runtime.profiles or {})
+    if runtime.profiles:
+        # they are told once, by the step that they are of
+        runtime.profiles.clear()
+    return Outcome(step.name, made, True, why, time.monotonic() - started, profiles)
 
 
 def advisers(step: Step, config: Config, runtime: Runtime) -> dict[str, Artifact]:

@@ -31,7 +31,7 @@ from mmgen.runtime import Progress, Runtime, circumstance
 from mmgen.store import sha256
 from mmgen.training.checkpoint import Checkpoint
 from mmgen.training.config import TrainConfig
-from mmgen.training.loop import Callbacks, Trained, mean_loss, seed_of, train
+from mmgen.training.loop import Callbacks, Trained, mean_losses, seed_of, train
 from mmgen.training.parallel import World, joined
 
 FUSION_SET: FeatureSet = "tensors"
@@ -41,10 +41,8 @@ def train_fusion(config: Config, inputs: Mapping[str, Artifact], runtime: Runtim
     """model:name-fusion: any subset of slots → one embedding. inputs: roles features, codecs."""
     with joined(runtime.device) as world:
         bench = Bench(runtime, inputs, world, config.fusion.features)
-        spec = as_recorded(config.fusion.kind, fusion_args(config, bench.codecs) | bench.learned_args(config))
-        job = Job("fusion", f"{config.name}-fusion", config.fusion.train, seed_of(config.seed, *b"fusion"), spec)
         make = fusion_maker(config, bench.codecs, world.device)
-        return bench.train(job, make, identity("train-fusion", config, inputs))
+        return bench.train(fusion_job(config, bench), make, identity("train-fusion", config, inputs))
 
 
 def train_generator(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> Artifact:
@@ -55,9 +53,7 @@ def train_generator(config: Config, inputs: Mapping[str, Artifact], runtime: Run
     settings = config.generator
     with joined(runtime.device) as world:
         bench = Bench(runtime, inputs, world, GENERATORS[settings.kind].feature_set)
-        spec = as_recorded(settings.kind, GENERATOR_ARGS[settings.kind](config, bench.codecs, inputs))
-        job = Job("generator", config.name, settings.train, seed_of(config.seed, *b"generator"), spec)
-        return bench.train(job, new_generator, identity("train-generator", config, inputs))
+        return bench.train(generator_job(config, bench), new_generator, identity("train-generator", config, inputs))
 
 
 def fusion_still_good(
@@ -176,43 +172,84 @@ class Job:
     spec: dict[str, Any]
 
 
+def fusion_job(config: Config, bench: Bench) -> Job:
+    """The training of the configured fusion."""
+    spec = as_recorded(config.fusion.kind, fusion_args(config, bench.codecs) | bench.learned_args(config))
+    return Job("fusion", f"{config.name}-fusion", config.fusion.train, seed_of(config.seed, *b"fusion"), spec)
+
+
+def generator_job(config: Config, bench: Bench) -> Job:
+    """The training of the configured generator."""
+    settings = config.generator
+    spec = as_recorded(settings.kind, GENERATOR_ARGS[settings.kind](config, bench.codecs, bench.inputs))
+    return Job("generator", config.name, settings.train, seed_of(config.seed, *b"generator"), spec)
+
+
 class Bench:
     """The features of a step, opened, and the training of a network on them."""
 
     def __init__(self, runtime: Runtime, inputs: Mapping[str, Artifact], world: World, feature_set: FeatureSet) -> None:
         self.runtime, self.inputs, self.world, self.feature_set = runtime, inputs, world, feature_set
         self.codecs = CodecSet.load(runtime.store, inputs["codecs"])
+        self._opened: dict[tuple[str, bool], Samples | None] = {}
 
     def train(self, job: Job, make: Maker, what: Identity) -> Artifact:
         """Train a fresh network and commit it."""
         network: Any = self._fresh(make, job)
-        learner: Any = learner_of(network, seed_of(job.seed, *b"adversary")).to(self.world.device)
-        samples = self._samples("train", network)
-        if samples is None:
-            raise ConfigError(f"{job.what}: wanted training samples, there are none; look at the splits of `validate`")
         draft = Draft(self.runtime.store, "model", job.name, what.fingerprint)
-        checkpoint = Checkpoint(self.runtime.store, what.fingerprint)
+        checkpoint = Checkpoint(self.runtime.store, what.fingerprint, job.train.keep_last)
         reports = Reports(self, network, job.train, self.runtime.progress)
-        trained = train(
-            learner, learner.loss, self._loader(samples, job.train.batch_size, job.seed), job.train, world=self.world,
-            seed=job.seed, what=job.what, checkpoint=checkpoint, callbacks=Callbacks(on_epoch=reports.epoch),
-            progress=self.runtime.progress,
-        )  # fmt: skip
+        trained = self.fit(network, job, checkpoint, Callbacks(on_epoch=reports.epoch))
         report = reports.end() or self.target_report(network, job.train.batch_size)
-        made = self._commit(draft, job, what, replace(trained, module=network), report)
+        made = self._commit(draft, job, what, trained, report)
         if self.world.first:
             checkpoint.clear()
         return made
 
+    def trial(self, job: Job, make: Maker, checkpoint: Checkpoint, callbacks: Callbacks) -> Trained:
+        """Train a fresh network and commit nothing."""
+        return self.fit(self._fresh(make, job), job, checkpoint, callbacks)
+
+    def fit(self, network: Any, job: Job, checkpoint: Checkpoint, callbacks: Callbacks) -> Trained:
+        """Train `network`. Raises ConfigError where there are no samples to train on, or none that were asked for."""
+        samples = self._samples("train", network)
+        if samples is None:
+            raise ConfigError(f"{job.what}: wanted training samples, there are none; look at the splits of `validate`")
+        if job.train.validate_steps and callbacks.validate is None and self.rows("validation"):
+            callbacks = replace(callbacks, validate=lambda held: self._look(held, job))
+        profiles = self.runtime.profiles
+        learner: Any = learner_of(network, seed_of(job.seed, *b"adversary")).to(self.world.device)
+        trained = train(
+            learner, learner.loss, self._loader(samples, job.train.batch_size, job.seed), job.train, world=self.world,
+            seed=job.seed, what=job.what, checkpoint=checkpoint, callbacks=callbacks, progress=self.runtime.progress,
+            profile=profiles is not None,
+        )  # fmt: skip
+        if profiles is not None and trained.profile is not None:
+            profiles[job.what] = trained.profile
+        return replace(trained, module=network)
+
+    def _look(self, network: nn.Module, job: Job) -> float:
+        return self.losses(network, job.seed, job.train.batch_size)["loss"]
+
+    def rows(self, split: str) -> int:
+        """How many samples a split has."""
+        entries = self.inputs["features"].by_role("features")
+        mine = [each.facts for each in entries if (each.facts["set"], each.facts["split"]) == (self.feature_set, split)]
+        return sum(int(facts["samples"]) for facts in mine)
+
     def validation(self, network: nn.Module, seed: int, batch_size: int) -> dict[str, float] | None:
         """{"loss", "n"} over the validation rows, with noise that depends on the seed alone; None if there are none."""
+        found = self.losses(network, seed, batch_size)
+        return {"loss": found["loss"], "n": self.rows("validation")} if found else None
+
+    def losses(self, network: nn.Module, seed: int, batch_size: int) -> dict[str, float]:
+        """All that the network's loss gives over the validation rows; empty if there are none."""
         samples = self._samples("validation", network)
         if samples is None:
-            return None
+            return {}
         alone = replace(self.world, rank=0, size=1)
-        loader = self._loader(samples, batch_size, seed, alone)
         held: Any = network
-        return {"loss": mean_loss(held.eval(), held.loss, loader, seed), "n": len(samples)}
+        return mean_losses(held.eval(), held.loss, self._loader(samples, batch_size, seed, alone), seed)
 
     def learned_args(self, config: Config) -> dict[str, Any]:
         """The fusion's constructor arguments that come from the features: what is cached, what labels are."""
@@ -244,12 +281,18 @@ class Bench:
 
     def _samples(self, split: str, network: nn.Module) -> Samples | None:
         """A split's features, with the fusion embeddings beside the latents where the network wants them."""
+        beside = bool(getattr(network, "embedding_width", None))
+        if (split, beside) not in self._opened:
+            self._opened[split, beside] = self._open(split, network, beside)
+        return self._opened[split, beside]
+
+    def _open(self, split: str, network: nn.Module, beside: bool) -> Samples | None:
         store, features = self.runtime.store, self.inputs["features"]
         samples = open_samples(store, features, self.feature_set, split)
         target = getattr(network, "target", None)
         if samples is not None and isinstance(target, Target):
             samples = with_targets(samples, target)
-        if samples is None or not getattr(network, "embedding_width", None):
+        if samples is None or not beside:
             return samples
         tensors = open_samples(store, features, FUSION_SET, split)
         assert tensors is not None
@@ -285,6 +328,7 @@ class Bench:
             "loss": trained.curves.loss[-1] if trained.curves.loss else None,
             "validation": self.validation(trained.module, job.seed, job.train.batch_size),
             "label_report": report,
+            **({"taken": trained.taken} if trained.curves.looks else {}),
             "train_shards": {
                 str(entry.facts["digest"]): int(entry.facts["samples"])
                 for entry in self.inputs["features"].by_role("features")

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, model_serializer, model_validator
 
 from mmgen.settings import Settings
+
+# settings that came after others had been trained without them: plain data leaves them out where they are not used,
+# and so what was trained before is still that
+_LATER = (
+    "validate_steps", "take", "patience", "back_off_steps", "keep_last", "deterministic", "compile",
+)  # fmt: skip
+# with what a training runs, not what it makes (law 3)
+_CIRCUMSTANCE = ("keep_last", "deterministic", "compile")
 
 
 class TrainConfig(Settings):
@@ -34,8 +43,24 @@ class TrainConfig(Settings):
     slices: int = Field(1, ge=1)
     #: this many steps in a row whose gradients are not finite stop the training; fewer are skipped and counted
     max_bad_steps: int = Field(20, ge=1)
+    #: this many steps that are not finite between two readings (25 steps) halve the learning rate, for each such
+    #: reading again; it doubles back at each reading without any. None: the rate is left alone
+    back_off_steps: int | None = Field(5, ge=1)
     #: steps between checkpoints from which a killed run goes on
     checkpoint_steps: int = Field(500, ge=1)
+    #: newest checkpoints that are kept; where the newest is damaged, the one before it is taken
+    keep_last: int = Field(2, ge=1)
+    #: steps between looks at the validation loss; None: only once, at the end
+    validate_steps: int | None = Field(None, ge=1)
+    #: the weights that are committed: those of the last step, or of the look with the lowest validation loss
+    take: Literal["last", "best"] = "last"
+    #: this many looks in a row without a lower validation loss end the training; None: it takes all of its steps
+    patience: int | None = Field(None, ge=1)
+    #: only kernels whose result does not depend on timing: on a GPU slower, on a CPU all are such
+    deterministic: bool = False
+    #: `torch.compile` of the loss. Its first step takes minutes, so it pays for long trainings only; dropout draws
+    #: other numbers
+    compile: bool = False
 
     @model_validator(mode="after")
     def _budget(self) -> TrainConfig:
@@ -44,6 +69,29 @@ class TrainConfig(Settings):
         if self.batch_size % self.slices:
             raise ValueError(f"batch_size: wanted a multiple of the {self.slices} slices, came {self.batch_size}")
         return self
+
+    @model_validator(mode="after")
+    def _looks(self) -> TrainConfig:
+        for name, used in (("take", self.take == "best"), ("patience", self.patience is not None)):
+            if used and self.validate_steps is None:
+                raise ValueError(f"{name}: wanted validate_steps beside it, came none")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _plain(self, plain: Callable[[TrainConfig], dict[str, Any]]) -> dict[str, Any]:
+        unused = {name for name in _LATER if getattr(self, name) == type(self).model_fields[name].default}
+        return {name: value for name, value in plain(self).items() if name not in unused}
+
+
+def counted(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain settings, at any depth, without what is circumstance in the `train` among them."""
+    kept: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            dropped = _CIRCUMSTANCE if name == "train" else ()
+            value = counted({key: each for key, each in value.items() if key not in dropped})
+        kept[name] = value
+    return kept
 
 
 class PinConfig(Settings):

@@ -31,16 +31,18 @@ ORDER = (
     "registry",
     # decides which of them runs, and imports the one that does
     "steps",
+    "tune_log", "tune",
 )  # fmt: skip
 _TORCH = {"torch", "torchvision", "torchaudio", "safetensors", "transformers"}
 TORCH_LINE = ORDER.index("preprocess")
-CONFIGS = ("mmgen.config", "mmgen.shard_config", "mmgen.validate_config")
+CONFIGS = ("mmgen.config", "mmgen.shard_config", "mmgen.validate_config", "mmgen.tune_config")
 
 DOORS = {
     "prefect": ("flows.",),
     "mlflow": ("mmgen.registry.", "mmgen.served_model.", "mmgen.mlflow_client.", "mmgen.dataset_log."),
     "webdataset": ("mmgen.tars.",),
     "fsspec": ("mmgen.filesystems.",),
+    "optuna": ("mmgen.tune.",),
     "pickle": (),
     "dill": (),
     "cloudpickle": (),

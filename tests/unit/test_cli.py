@@ -24,9 +24,10 @@ STEP = LINE | {"--verify", "--rehash", "--refit", "--rebuild"}
 # stable: what is here may be added to, and nothing may go
 OPTIONS = {
     "demo": LINE | {"--rows", "--quick"},
-    "run": STEP | {"--from", "--until", "--plan"},
+    "run": STEP | {"--from", "--until", "--plan", "--profile"},
     **dict.fromkeys(steps.NAMES, STEP),
     "evaluate": STEP | {"--against", "--out"},
+    "tune": LINE | {"--trials", "--out"},
     "init": {"--out", "--force", "--json"},
     "generate": {
         "--text", "--image", "--audio", "--slot", "--to", "--num", "--guidance", "--steps", "--seed", "--out",
@@ -46,6 +47,7 @@ OPTIONS = {
     "deploy": {"--cron", "--gpu", "--workers", "--store", "--json"},
 }  # fmt: skip
 ARGUMENTS = {
+    "tune": ["config"],
     "run": ["config"], "init": ["file"], "generate": ["model"], "ls": ["kind"], "show": ["ref"], "verify": ["ref"],
     "report": ["ref"], "forget": ["keys"], "diff": ["one", "other"], "trace": ["key"],
     "export": ["ref", "folder"], "deploy": ["config"], **{name: ["config"] for name in steps.NAMES},

@@ -127,9 +127,10 @@ def test_a_finished_training_is_not_trained_again(store: Store) -> None:
 def test_a_checkpoint_of_another_training_or_a_broken_one_is_not_taken(store: Store) -> None:
     run(Net(), config(), checkpoint=Checkpoint(store, IDENTITY))
     assert Checkpoint(store, IDENTITY[:16] + "cd" * 24).load() is None
-    data = store.read(Checkpoint(store, IDENTITY).path)
+    (path,) = Checkpoint(store, IDENTITY).paths()
+    data = store.read(path)
     for cut in (0, 4, 100, len(data) - 3):
-        store.write(Checkpoint(store, IDENTITY).path, data[:cut])
+        store.write(path, data[:cut])
         assert Checkpoint(store, IDENTITY).load() is None
 
 
