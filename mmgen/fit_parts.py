@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmgen.artifact import FileEntry
 from mmgen.batches import VALUE, Batch, Loader, Samples
-from mmgen.codec_set import CodecSet, make_codec
+from mmgen.codec_set import CodecSet, codec_names, make_codec
 from mmgen.codecs.config import AudioCodecConfig, ImageCodecConfig, JudgesConfig, TextCodecConfig
 from mmgen.evaluate.judges import Judge, make_judge
 from mmgen.extract import alternatives, read_media
@@ -182,7 +182,8 @@ def reconstruction(
         made = codecs.decode(slot, codecs.encode(slot, real))
         score = _text_score(made, real) if how.modality == "text" else _grid_score(made, real)
         labels_B = torch.from_numpy(samples.labels[rows])
-        if how.modality in judges and bool((labels_B >= 0).any()):
+        # a judge of its modality that looks at values of this size
+        if how.modality in judges and codec_names(codecs.slots)[slot] == how.modality and bool((labels_B >= 0).any()):
             judge = judges[how.modality]
             score["judged"] = _judged(judge, made, labels_B)
             score["judged_real"] = _judged(judge, real, labels_B)

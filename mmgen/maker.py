@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,8 +15,8 @@ from mmgen.batches import Batch, Samples
 from mmgen.codec_set import CodecSet, load_weights
 from mmgen.errors import ConfigError, unknown_name
 from mmgen.fusion.table import make_fusion
-from mmgen.generators.joint_flow import embedding_key
-from mmgen.generators.sampling import Sampling
+from mmgen.generators.joint_flow import JointFlow, embedding_key
+from mmgen.generators.sampling import Sampling, Steering
 from mmgen.generators.table import GENERATORS
 from mmgen.store import Store
 
@@ -145,14 +145,50 @@ class Maker:
         return replace(batch, values=values, masks=masks)
 
     @torch.no_grad()
-    def make(self, given: Batch, to: tuple[str, ...], how: Sampling, rng: torch.Generator) -> dict[str, Tensor]:
-        """Values (B, …) of the slots `to`, from the slots present in `given` (`tensors` values on `device`)."""
+    def make(
+        self, given: Batch, to: tuple[str, ...], how: Sampling, rng: torch.Generator, steering: Steering | None = None
+    ) -> dict[str, Tensor]:
+        """Values (B, …) of the slots `to`, from the slots present in `given` (`tensors` values on `device`).
+
+        steering: with `tensors` batches and values. Raises ConfigError for one that the generator cannot follow.
+        """
         generator: Any = self.generator
+        led = () if steering is None else (self._read(steering),)
         if generator.feature_set == "tensors":
             made: dict[str, Tensor] = generator.sample(given, to, how, rng)
             return made
-        latents = generator.sample(self.conditions(given), to, how, rng)
+        latents = generator.sample(self.conditions(given), to, how, rng, *led)
         return {slot: self.codecs.decode(slot, latents[slot]) for slot in to}
+
+    @torch.no_grad()
+    def interpolate(
+        self, one: Batch, other: Batch, shares: Sequence[float], given: Batch, how: Sampling
+    ) -> dict[str, Tensor]:
+        """Values (N, …) of the slots of `one` and `other` (one row each) at N shares of the way between them.
+
+        given: one row of other slots. Raises ConfigError for a generator without such a way.
+        """
+        ends = [self.latents(batch).values for batch in (one, other)]
+        latents = self._flow().interpolate(ends[0], ends[1], shares, self.conditions(given), how)
+        return {slot: self.codecs.decode(slot, z_BTD) for slot, z_BTD in latents.items()}
+
+    def _flow(self) -> JointFlow:
+        if not isinstance(self.generator, JointFlow):
+            raise ConfigError(
+                "mix, negative, strength, in-painting and interpolation: wanted a model whose generator is a "
+                f"joint_flow, came {type(self.generator).__name__}"
+            )
+        return self.generator
+
+    def _read(self, led: Steering) -> Steering:
+        """Its values as latents, its conditions with their fusion embeddings."""
+        self._flow()
+        return replace(
+            led,
+            mix=tuple((weight, self.conditions(batch)) for weight, batch in led.mix),
+            negative=None if led.negative is None else self.conditions(led.negative),
+            start={slot: self.codecs.encode(slot, value) for slot, value in led.start.items()},
+        )
 
     @torch.no_grad()
     def embed(self, given: Batch) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmgen import artifact as artifacts
 from mmgen.artifact import Artifact, Draft, Reference
-from mmgen.codec_set import CodecSet
+from mmgen.codec_set import CodecSet, codec_names
 from mmgen.config import Config
 from mmgen.errors import IntegrityError
 from mmgen.evaluate import gate, listening, measure, scores
@@ -49,7 +49,12 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -
     maker = Maker.load(store, inputs["codecs"], inputs["fusion"], inputs["generator"], device)
     codecs = maker.codecs
     panel = Panel(
-        {slot: codecs.modality(slot) for slot in codecs.slots},
+        # slots of another size than their modality's judge looks at have none
+        {
+            slot: codecs.modality(slot)
+            for slot, name in codec_names(codecs.slots).items()
+            if name == codecs.modality(slot)
+        },
         dict(load_judges(store, judges, device)),
         {modality: f"{modality}@{judges.version}" for modality in judges.facts["judges"]},
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -46,3 +46,13 @@ class Steering:
     strength: float = 1.0
     keep: Mapping[str, Tensor] = field(default_factory=dict)
     resamplings: int = 4
+
+    def take(self, places: Tensor) -> Steering:
+        """The same for the given rows at these places (N,), which may repeat."""
+        return replace(
+            self,
+            mix=tuple((weight, batch.take(places)) for weight, batch in self.mix),
+            negative=None if self.negative is None else self.negative.take(places),
+            start={slot: value[places] for slot, value in self.start.items()},
+            keep={slot: kept[places] for slot, kept in self.keep.items()},
+        )

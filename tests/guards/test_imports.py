@@ -12,7 +12,7 @@ from tests.guards.source import PACKAGES, imports, modules, parsed, where
 # mmgen from the ground up: a file imports only from rooms that stand before its own, or from its own room
 ORDER = (
     "errors", "records", "reasons", "addresses", "filesystems", "store", "uris", "artifact", "tombstones",
-    "runtime", "settings",
+    "runtime", "settings", "asking",
     # every room's config.py and those of single files stand here, whatever else their room may need
     "configs",
     "tables", "tars", "order", "modalities", "dataset", "sources", "duplicates",
@@ -21,8 +21,8 @@ ORDER = (
     "shard_plan", "shard_facts", "shard_files", "shards", "rerender", "forget", "diff", "trace", "layouts", "export",
     # the torch line
     "preprocess", "features", "similarities", "batches", "codecs", "encoders", "fusion", "generators", "training",
-    "codec_set", "embeddings", "extract", "maker", "pair_scores", "generate", "evaluate", "fit_parts", "fit_judges",
-    "evalset", "fit", "train", "evaluate.step", "mlflow_client", "dataset_log", "served_model", "registry",
+    "codec_set", "embeddings", "extract", "maker", "pair_scores", "editing", "conditions", "generate", "evaluate",
+    "fit_parts", "fit_judges", "evalset", "fit", "train", "evaluate.step", "mlflow_client", "dataset_log", "served_model", "registry",
     # decides which of them runs, and imports the one that does
     "steps",
 )  # fmt: skip

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from mmgen import generate, registry
+from mmgen.asking import Asked
 from mmgen.runtime import Runtime
 from mmgen.store import Store, sha256
 from mmgen.tracking import tracking_uri
@@ -62,7 +63,7 @@ def test_a_fresh_process_loads_it_from_mlflow_alone_and_makes_the_same_bytes(reg
     assert "wanted a row and a column of" in told["refused"]
     model = generate.load("digits@champion", registered)
     given = [{"text": "one"}, {"image": image.read_bytes()}]
-    here = generate.rows(model, given, to=("audio", "text", "image"), num=2, seed=3, steps=2)
+    here = generate.rows(model, given, to=("audio", "text", "image"), num=2, asked=Asked(steps=2), seed=3)
     assert told["audio"] == [sha256(row["audio"]) for row in here]
 
 
