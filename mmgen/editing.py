@@ -113,7 +113,7 @@ def _clip(how: AudioPreprocess, data: bytes) -> Tensor:
 
 
 def _fade(how: AudioPreprocess, span: Span) -> Tensor:
-    """(samples,) in [0, 1]: 1 within the span, 0 outside, with ramps of one hop inside it that keep it from clicking."""
+    """(samples,) in [0, 1]: 1 within the span, 0 outside, with ramps of one hop inside it, lest it click."""
     at = torch.arange(how.samples)
     start, stop = (round(each * how.sample_rate_hz) for each in span)
     ramp = max(1, min(how.hop, (stop - start) // 2))

@@ -74,6 +74,7 @@ def with_embeddings(
 
     tensors: the same samples of the other feature set, which the fusion model reads.
     """
+    network: Any = fusion
     for slot, how in codecs.preprocesses.items():
         found: list[np.ndarray | None] = []
         for shard in tensors.shards:
@@ -82,7 +83,8 @@ def with_embeddings(
             for at in range(0, len(rows), ROWS):
                 compact = torch.from_numpy(np.array(rows[at : at + ROWS])).to(device)
                 made.append(embed_slot(fusion, slot, how.value(compact)).cpu().numpy())
-            found.append(np.concatenate(made)[:, None] if made else None)
+            # a slot that no sample of a split has still has embeddings of its width
+            found.append(np.concatenate(made)[:, None] if made else np.zeros((0, 1, network.width), np.float32))
         latents = latents.beside(slot, embedding_key(slot), found)
     return latents
 
