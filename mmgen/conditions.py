@@ -44,10 +44,15 @@ def check_pairs(
 
 
 def sampling(defaults: Mapping[str, float], asked: Asked, led: bool) -> Sampling:
-    """With what the model's package says where nothing is asked; led: whether there is any condition."""
+    """With what the model's package says where nothing is asked; led: whether there is any condition.
+
+    Raises ConfigError for a negative condition that would change nothing.
+    """
     guidance, steps = asked.guidance, asked.steps
     if guidance is None:
         guidance = defaults.get("guidance", GUIDANCE) if led else defaults.get("joint_guidance", JOINT_GUIDANCE)
+    if asked.negative and guidance == 1 and not asked.pairs:
+        raise ConfigError("negative: a guidance of 1 moves away from nothing; wanted another guidance beside it")
     steps = int(defaults.get("steps", STEPS)) if steps is None else steps
     return Sampling(steps, float(guidance), dict(asked.pairs), asked.sampler, asked.shift)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -64,9 +65,10 @@ def hole_of(codecs: CodecSet, slot: str, data: bytes, hole: bytes | Span) -> Hol
     if isinstance(how, ImagePreprocess):
         if not isinstance(hole, bytes):
             raise ConfigError(f"hole: '{slot}' is an image; wanted the file of a mask, came {hole!r}")
-        made_HW = torch.from_numpy(how.compact(hole, "")).amax(0) > WHITE
-        filled = codecs.value(slot, _without_hole(data, hole))
-        return Hole(how, data, filled, _outside(made_HW, grid), made_HW)
+        filled, mask = _cut_out(data, hole)
+        # a pixel of the slot that a part of the hole falls into is made anew
+        made_HW = torch.from_numpy(how.compact(mask, "")).amax(0) > 0
+        return Hole(how, data, codecs.value(slot, filled), _outside(made_HW, grid), made_HW)
     if isinstance(hole, bytes):
         raise ConfigError(f"hole: '{slot}' is a sound; wanted (start, stop) in seconds, came a file")
     made_N = _frames(how, hole)
@@ -76,8 +78,8 @@ def hole_of(codecs: CodecSet, slot: str, data: bytes, hole: bytes | Span) -> Hol
     return Hole(how, data, torch.where(made_N, mean_1M1, value), _outside(made_MN, grid), made_N, hole)
 
 
-def _without_hole(data: bytes, mask: bytes) -> bytes:
-    """The image with the mean colour of what is known in its hole, before anything of it is resized."""
+def _cut_out(data: bytes, mask: bytes) -> tuple[bytes, bytes]:
+    """The image with the mean colour of what is known in its hole, and the hole in white on black; in its own size."""
     image_HWC, mask_HWC = (ImageMedia().decode(each) for each in (data, mask))
     if image_HWC.shape[:2] != mask_HWC.shape[:2]:
         wanted, came = (f"{array.shape[1]} × {array.shape[0]}" for array in (image_HWC, mask_HWC))
@@ -87,7 +89,7 @@ def _without_hole(data: bytes, mask: bytes) -> bytes:
         raise ConfigError("hole: wanted a mask that is white where the image is made anew, came one without white")
     filled = image_HWC.copy()
     filled[hole_HW] = 0 if hole_HW.all() else image_HWC[~hole_HW].mean(axis=0).round()
-    return ImageMedia().encode(filled)
+    return ImageMedia().encode(filled), ImageMedia().encode(hole_HW[..., None].astype(np.uint8) * 255)
 
 
 def _frames(how: AudioPreprocess, span: Span) -> Tensor:
