@@ -100,9 +100,9 @@ class FlowSampling:
         sizes = [math.prod(self.shapes[slot]) for slot in targets]
         ends = {slot: torch.cat([one[slot], other[slot]]) for slot in targets}
         x_0 = invert(self._field(_repeat(given, 2), targets, how), ends, times)
-        first_1N, last_1N = torch.cat([x_0[slot].flatten(1) for slot in targets], dim=1).split(1)
+        first_1N, last_1N = torch.cat([x_0[slot].flatten(1) for slot in targets], dim=1).chunk(2)
         mixed = torch.cat([slerp(first_1N, last_1N, share) for share in shares])
-        parts = zip(targets, mixed.split(sizes, dim=1), strict=True)
+        parts = zip(targets, torch.split(mixed, sizes, dim=1), strict=True)
         x = {slot: part.unflatten(1, self.shapes[slot]) for slot, part in parts}
         return euler(self._field(_repeat(given, len(shares)), targets, how), x, times)
 
@@ -197,7 +197,7 @@ class FlowSampling:
         rows = [torch.randn((times, sum(sizes)), generator=rng, device=where) for _ in range(count)]
         flat_RBN = torch.stack(rows, dim=1).to(device) if rows else torch.zeros(times, 0, sum(sizes), device=device)
         for flat_BN in flat_RBN:
-            parts = zip(targets, flat_BN.split(sizes, dim=1), shapes, strict=True)
+            parts = zip(targets, torch.split(flat_BN, sizes, dim=1), shapes, strict=True)
             yield {slot: part.reshape(count, *shape) for slot, part, shape in parts}
 
 
