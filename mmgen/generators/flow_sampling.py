@@ -103,7 +103,7 @@ class FlowSampling:
         first_1N, last_1N = torch.cat([x_0[slot].flatten(1) for slot in targets], dim=1).chunk(2)
         mixed = torch.cat([slerp(first_1N, last_1N, share) for share in shares])
         parts = zip(targets, torch.split(mixed, sizes, dim=1), strict=True)
-        x = {slot: part.unflatten(1, self.shapes[slot]) for slot, part in parts}
+        x = {slot: part.reshape(-1, *self.shapes[slot]) for slot, part in parts}
         return euler(self._field(_repeat(given, len(shares)), targets, how), x, times)
 
     # ------------------------------------------------------------ the guided field
