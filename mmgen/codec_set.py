@@ -36,13 +36,30 @@ def read_slots(plain: Mapping[str, Any]) -> dict[str, AnySlot]:
     return _SLOTS.validate_python(dict(sorted(plain.items())))
 
 
+def codec_names(slots: Mapping[str, AnySlot]) -> dict[str, str]:
+    """Slot → its codec. Slots of one modality share one where their values agree in size and range.
+
+    The slot with the modality's name, else the first of its slots by name, gives its codec that name; one that differs
+    from it has a codec of its own, `<modality>-<slot>`, which further slots like it share.
+    """
+    first: dict[str, str] = {}
+    named: dict[str, str] = {}
+    for slot in sorted(slots, key=lambda name: (name != slots[name].modality, name)):
+        settings = slots[slot]
+        # how a file is cut or which column it is from does not show in a value
+        alike = settings.model_dump_json(exclude={"column", "crop", "resize"})
+        taken = settings.modality in first.values()
+        named[slot] = first.setdefault(alike, f"{settings.modality}-{slot}" if taken else settings.modality)
+    return named
+
+
 @dataclass(frozen=True)
 class CodecSet:
-    """slots: name → settings. codecs: modality → network (in evaluation mode). mean, std: slot → (D,)."""
+    """slots: name → settings. codecs: name (`codec_names`) → network in evaluation mode. mean, std: slot → (D,)."""
 
     slots: dict[str, AnySlot]
     preprocesses: dict[str, Preprocess]
-    codecs: dict[Modality, nn.Module]
+    codecs: dict[str, nn.Module]
     mean: dict[str, Tensor]
     std: dict[str, Tensor]
     tokenizer: Tokenizer | None
@@ -60,7 +77,7 @@ class CodecSet:
         labels: tuple[str, ...],
         vocoder: tuple[Mapping[str, Any], bytes] | None = None,
     ) -> CodecSet:
-        """From plain data and bytes. made: modality → {"kind", "args"}. scale: slot → {"mean", "std"}.
+        """From plain data and bytes. made: codec → {"kind", "args"}. scale: slot → {"mean", "std"}.
 
         vocoder: ({"kind", "args"}, safetensors) of a learned one.
         """
@@ -71,11 +88,11 @@ class CodecSet:
             sounds = make_vocoder(vocoder[0]["kind"], vocoder[0]["args"])
             load_weights(sounds, vocoder[1], "vocoder")
             hows = with_vocoder(hows, sounds.eval().requires_grad_(False))
-        codecs: dict[Modality, nn.Module] = {}
-        for modality, spec in made.items():
+        codecs: dict[str, nn.Module] = {}
+        for name, spec in made.items():
             codec = make_codec(spec["kind"], spec["args"])
-            load_weights(codec, weights[modality], f"codec:{modality}")
-            codecs[modality] = codec.eval().requires_grad_(False)  # type: ignore[index]
+            load_weights(codec, weights[name], f"codec:{name}")
+            codecs[name] = codec.eval().requires_grad_(False)
         mean = {slot: torch.tensor(numbers["mean"]) for slot, numbers in scale.items()}
         std = {slot: torch.tensor(numbers["std"]) for slot, numbers in scale.items()}
         return cls(settings, hows, codecs, mean, std, words, labels)
@@ -109,23 +126,28 @@ class CodecSet:
             raise KeyError(unknown_name("slot", slot, self.slots))
         return self.slots[slot].modality
 
+    def codec(self, slot: str) -> nn.Module:
+        """The codec of a slot. Raises KeyError with the known ones."""
+        self.modality(slot)
+        return self.codecs[codec_names(self.slots)[slot]]
+
     def latent_shape(self, slot: str) -> tuple[int, int]:
         """(T, D) of a slot's latent."""
-        codec: Any = self.codecs[self.modality(slot)]
+        codec: Any = self.codec(slot)
         tokens, width = codec.latent_shape
         return int(tokens), int(width)
 
     @torch.no_grad()
     def encode(self, slot: str, value: Tensor) -> Tensor:
         """Standardised latents (B, T, D), float32, of values (B, …)."""
-        codec: Any = self.codecs[self.modality(slot)]
+        codec: Any = self.codec(slot)
         z_BTD = torch.cat([codec.encode(part).float() for part in torch.split(value, ROWS)])
         return (z_BTD - self.mean[slot]) / self.std[slot]
 
     @torch.no_grad()
     def decode(self, slot: str, z_BTD: Tensor) -> Tensor:
         """Values (B, …) of standardised latents (B, T, D)."""
-        codec: Any = self.codecs[self.modality(slot)]
+        codec: Any = self.codec(slot)
         raw_BTD = z_BTD.float() * self.std[slot] + self.mean[slot]
         return torch.cat([codec.decode(part) for part in torch.split(raw_BTD, ROWS)])
 

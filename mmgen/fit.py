@@ -15,7 +15,7 @@ from typing import Any
 from mmgen import artifact as artifacts
 from mmgen.artifact import Artifact, Draft, FileEntry, fingerprint
 from mmgen.batches import Samples
-from mmgen.codec_set import CodecSet, read_slots, weights_of
+from mmgen.codec_set import CodecSet, codec_names, read_slots, weights_of
 from mmgen.codecs.config import IstftConfig
 from mmgen.config import Config
 from mmgen.errors import ConfigError
@@ -40,9 +40,8 @@ from mmgen.training.parallel import World, joined
 def fit(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -> Artifact:
     """Fit codecs:name; commits judges:name and evalset:name before it. inputs: role dataset.
 
-    Raises ConfigError (slots of one modality that differ in size), GateError (a training that diverged).
+    Raises ConfigError (no training samples), GateError (a training that diverged).
     """
-    check_slots(config)
     with joined(runtime.device) as world:
         return _Fit(config, inputs["dataset"], runtime, _bench(runtime, world)).run()
 
@@ -65,21 +64,6 @@ def still_good(config: Config, kept: Artifact, inputs: Mapping[str, Artifact], r
         found = reconstruction(codecs, samples, {}, world.device)
     slot, worst = min(((slot, score["score"]) for slot, score in found.items()), key=lambda pair: pair[1])
     return worst >= floor, f"reconstruction of new validation rows {worst:.3f} ({slot}), refit_below {floor:.3f}"
-
-
-def check_slots(config: Config) -> None:
-    """Slots of one modality share a codec, so their values must have one size. Raises ConfigError."""
-    first: dict[str, tuple[str, Any]] = {}
-    for slot, settings in config.slots.items():
-        names = type(settings).model_fields
-        declared = {name: getattr(settings, name) for name in names if name not in ("column", "crop", "resize")}
-        other, wanted = first.setdefault(settings.modality, (slot, declared))
-        if declared != wanted:
-            changed = sorted(key for key in declared if declared[key] != wanted[key])
-            raise ConfigError(
-                f"slots.{slot}.{changed[0]}: slots of one modality share a codec and must agree; wanted "
-                f"{wanted[changed[0]]!r} as in '{other}', came {declared[changed[0]]!r}"
-            )
 
 
 def labels_of(config: Config, dataset: Artifact) -> tuple[str, ...]:
@@ -130,6 +114,10 @@ class _Fit:
         self.by_modality: dict[Modality, list[str]] = {}
         for slot in self.slots:
             self.by_modality.setdefault(config.slots[slot].modality, []).append(slot)
+        named = codec_names(read_slots(self.slots))
+        self.by_codec: dict[str, list[str]] = {}
+        for slot in self.slots:
+            self.by_codec.setdefault(named[slot], []).append(slot)
         self.labels = labels_of(config, dataset)
         self.past = artifacts.history(self.store, "codecs", config.name)
         self.shards = train_shards(dataset)
@@ -144,15 +132,17 @@ class _Fit:
             raise ConfigError("fit: wanted training samples, the dataset has none")
         tokenizer = Tokenizer.from_json(self.store.read(words[0].path)) if words else None
         hows = preprocesses(read_slots(self.slots), tokenizer)
-        for modality, slots in self.by_modality.items():
-            basis = parts[0].record["fingerprint"] if modality == "text" else None
-            parts.append(self._codec(modality, slots, hows[slots[0]], train, basis))
+        for codec, slots in self.by_codec.items():
+            basis = parts[0].record["fingerprint"] if hows[slots[0]].modality == "text" else None
+            parts.append(self._codec(codec, slots, hows[slots[0]], train, basis))
         if "audio" in self.by_modality and isinstance(self.config.codecs.audio.vocoder, IstftConfig):
             parts.append(self._vocoder(self.config.codecs.audio.vocoder, hows))
         test = self._split(plan, "test")
         basis = parts[0].record["fingerprint"] if words else None
+        # a judge looks at values of one size: those of the codec that has its modality's name
+        judged = {modality: self.by_codec[modality] for modality in self.by_modality}
         judges = fit_judges(
-            self.config, self.dataset, self.runtime, self.bench, hows, self.by_modality, self.labels, basis, train, test
+            self.config, self.dataset, self.runtime, self.bench, hows, judged, self.labels, basis, train, test
         )
         evalset = fit_evalset(self.config, self.dataset, self.runtime, judges)
         return self._commit(parts, plan, train, judges, evalset)
@@ -165,9 +155,9 @@ class _Fit:
             for entry in part.files:
                 self.draft.adopt(entry)
         fitted = [part for part in parts if "spec" in part.facts]
-        made = {part.facts["modality"]: part.facts["spec"] for part in fitted}
+        made = {part.facts["codec"]: part.facts["spec"] for part in fitted}
         scale = {slot: numbers for part in parts for slot, numbers in part.facts.get("scale", {}).items()}
-        weights = {part.facts["modality"]: self.store.read(part.files[0].path) for part in fitted}
+        weights = {part.facts["codec"]: self.store.read(part.files[0].path) for part in fitted}
         words = [entry for entry in self.draft.files if entry.role == "tokenizer"]
         # reconstruction is of values: no vocoder is asked for it
         codecs = CodecSet.build(
@@ -250,8 +240,8 @@ class _Fit:
         entry = self._put(f"tokenizer-{sha256(data)[:8]}.json", data, "tokenizer")
         return _Part("tokenizer", [entry], self._record(pin, why))
 
-    def _codec(self, modality: Modality, slots: list[str], how: Any, train: Samples, basis: str | None) -> _Part:
-        name, settings = f"codec:{modality}", getattr(self.config.codecs, modality)
+    def _codec(self, codec: str, slots: list[str], how: Any, train: Samples, basis: str | None) -> _Part:
+        name, settings = f"codec:{codec}", getattr(self.config.codecs, how.modality)
         declared = {slot: {k: v for k, v in self.slots[slot].items() if k != "column"} for slot in slots}
         pin = fingerprint(
             part=name, version=STEP_VERSIONS["fit"], slots=declared, seed=self.config.seed, tokenizer=basis,
@@ -264,11 +254,11 @@ class _Fit:
             if not why:
                 self.runtime.progress.say(f"fit: {name} is adopted from {old.ref}, its configuration is unchanged")
                 facts = {
-                    "modality": modality,
-                    "spec": old.facts["codecs"][modality],
+                    "codec": codec,
+                    "spec": old.facts["codecs"][codec],
                     "scale": {slot: old.facts["scale"][slot] for slot in slots},
                 }
-                curves = [entry for entry in old.by_role("history") if entry.path.endswith(f"/codec-{modality}.jsonl")]
+                curves = [entry for entry in old.by_role("history") if entry.path.endswith(f"/codec-{codec}.jsonl")]
                 return _Part(name, [old.file(name), *curves], record, facts)
         record = self._record(pin, why)
         checkpoint = Checkpoint(self.store, record["fingerprint"], settings.train.keep_last)
@@ -276,11 +266,11 @@ class _Fit:
             self.bench, settings, how, train.pooled(slots), part_seed(self.config.seed, name), checkpoint
         )
         data = weights_of(trained.module)
-        files = [self._put(f"codec-{modality}-{sha256(data)[:8]}.safetensors", data, name)]
-        files.append(self._put(f"codec-{modality}.jsonl", history(trained), "history"))
+        files = [self._put(f"codec-{codec}-{sha256(data)[:8]}.safetensors", data, name)]
+        files.append(self._put(f"codec-{codec}.jsonl", history(trained), "history"))
         record |= {"steps": trained.steps, "skipped": trained.skipped}
         scale = {slot: latent_scale(trained.module, how, train.pooled([slot]), self.device) for slot in slots}
-        return _Part(name, files, record, {"modality": modality, "spec": spec, "scale": scale}, checkpoint)
+        return _Part(name, files, record, {"codec": codec, "spec": spec, "scale": scale}, checkpoint)
 
     def _vocoder(self, settings: IstftConfig, hows: Mapping[str, Any]) -> _Part:
         slots = self.by_modality["audio"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmgen.artifact import FileEntry
 from mmgen.batches import VALUE, Batch, Loader, Samples
-from mmgen.codec_set import CodecSet, make_codec
+from mmgen.codec_set import CodecSet, codec_names, make_codec
 from mmgen.codecs.config import AudioCodecConfig, GridTerms, ImageCodecConfig, JudgesConfig, TextCodecConfig
 from mmgen.codecs.grid import GridCodec
 from mmgen.codecs.learner import GridLearner
@@ -213,7 +213,8 @@ def reconstruction(
             score = _grid_score(made.clamp(min=-1), real.clamp(min=-1))
             score["frames_off"] = (lengths(made) - lengths(real)).abs().double().mean().item()
         labels_B = torch.from_numpy(samples.labels[rows])
-        if how.modality in judges and bool((labels_B >= 0).any()):
+        # a judge of its modality that looks at values of this size
+        if how.modality in judges and codec_names(codecs.slots)[slot] == how.modality and bool((labels_B >= 0).any()):
             judge = judges[how.modality]
             score["judged"] = _judged(judge, made, labels_B)
             score["judged_real"] = _judged(judge, real, labels_B)

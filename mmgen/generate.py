@@ -9,25 +9,27 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mmgen import artifact as artifacts
 from mmgen import promotions
 from mmgen.artifact import Artifact, canonical_json
-from mmgen.batches import Batch
+from mmgen.asking import Asked, Given, each_condition, named_slots
 from mmgen.codec_set import CodecSet
+from mmgen.conditions import check_pairs, conditions, read_given, sampling, steering, targets
+from mmgen.editing import Span, hole_of, shares
 from mmgen.errors import ConfigError, IntegrityError, UnknownReference, unknown_name
-from mmgen.generators.sampling import Sampling
+from mmgen.generators.sampling import Steering
 from mmgen.maker import Maker, load_network, new_fusion, new_generator
 from mmgen.preprocess.text import TextPreprocess
 from mmgen.store import Store
 from mmgen.training.loop import seed_of
 from mmgen.training.parallel import pick_device
-from mmgen.uris import read_uri
 
 FORMAT = 1
 CONFIG = "config.json"
@@ -35,10 +37,6 @@ TOKENIZER = "tokenizer.json"
 VOCODER = "vocoder.safetensors"
 # samples made at once: part of what a seed means
 ROWS = 64
-GUIDANCE, JOINT_GUIDANCE, STEPS = 2.0, 1.0, 20
-
-# a text itself; of an image or sound its bytes, or a path or URI
-Given = str | bytes | Path
 
 
 # ---------------------------------------------------------------- what comes out
@@ -99,6 +97,12 @@ class Model:
         to: Sequence[str] | str = (),
         num: int = 1,
         guidance: float | None = None,
+        pairs: Mapping[tuple[str, str], float] | None = None,
+        negative: Mapping[str, Given] | None = None,
+        mix: Sequence[tuple[float, Mapping[str, Given]]] = (),
+        strength: float | None = None,
+        sampler: str | None = None,
+        shift: float = 1.0,
         steps: int | None = None,
         seed: int = 0,
     ) -> Generated:
@@ -106,23 +110,55 @@ class Model:
 
         text, image, audio: of the slots of these names; `slots` for others. A list is one condition per entry, all
         lists of one length; a single value goes with each of them. Nothing given: `num` samples of the joint.
+        guidance: 1 follows the model, more follows the condition closer; pairs: (given, made) → the guidance of that
+        pair in place of it. negative: slots to move away from. mix: (weight, slots): what is made follows the weighted
+        mean of these conditions, several inputs of one slot or of several; what is given belongs to each.
+        strength: vary a slot that is given and made too, 1 altogether, less stays nearer.
+        sampler: euler, heun or dpm; shift: more than 1 puts more of its steps near the noise.
         The same seed gives the same bytes on one machine. Raises ConfigError, UnknownReference, SourceError.
         """
-        named = {"text": text, "image": image, "audio": audio} | dict(slots or {})
-        given = {slot: value for slot, value in named.items() if value is not None}
         wanted = (to,) if isinstance(to, str) else tuple(to)
-        return _generate(self, _conditions(given), wanted, num, guidance, steps, seed)
+        asked = Asked(guidance, pairs or {}, negative or {}, tuple(mix), strength, sampler, shift, steps)
+        return _generate(self, each_condition(named_slots(text, image, audio, slots)), wanted, num, asked, seed)
 
+    def inpaint(
+        self,
+        slot: str,
+        value: Given,
+        hole: Given | Span,
+        *,
+        slots: Mapping[str, Given] | None = None,
+        num: int = 1,
+        guidance: float | None = None,
+        sampler: str | None = None,
+        steps: int | None = None,
+        resamplings: int = 4,
+        seed: int = 0,
+    ) -> Generated:
+        """Make a part of an image or sound anew, `num` times; all around it stays, pixel for pixel.
 
-def _conditions(given: Mapping[str, Given | Sequence[Given]]) -> list[dict[str, Given]]:
-    """One mapping per condition; a single value goes with each entry of the lists. Raises ConfigError."""
-    single = {slot: value for slot, value in given.items() if isinstance(value, str | bytes | Path)}
-    lists = {slot: list(value) for slot, value in given.items() if not isinstance(value, str | bytes | Path)}
-    lengths = {slot: len(value) for slot, value in lists.items()}
-    if len(set(lengths.values())) > 1 or 0 in lengths.values():
-        raise ConfigError(f"generate: wanted lists of one length, came {lengths}")
-    count = next(iter(lengths.values()), 1)
-    return [{**single, **{slot: value[row] for slot, value in lists.items()}} for row in range(count)]
+        hole: of an image the file of a mask of its size, white where it is made anew; of a sound (start, stop) in
+        seconds. slots: what else is given. resamplings: how often each step is taken so that both fit (RePaint).
+        Raises ConfigError, UnknownReference, SourceError.
+        """
+        asked = Asked(guidance=guidance, sampler=sampler, steps=steps)
+        return _inpaint(self, {slot: value}, hole, dict(slots or {}), num, asked, resamplings, seed)
+
+    def interpolate(
+        self,
+        one: Mapping[str, Given],
+        other: Mapping[str, Given],
+        num: int = 5,
+        *,
+        slots: Mapping[str, Given] | None = None,
+        steps: int | None = None,
+    ) -> Generated:
+        """`num` samples on the way from one sample to another, which are its ends. Nothing is drawn.
+
+        one, other: values of the same slots. slots: what else is given, all along. For a way between two conditions
+        of what is made see `mix` of `generate`. Raises ConfigError, UnknownReference, SourceError.
+        """
+        return _interpolate(self, one, other, num, dict(slots or {}), steps)
 
 
 def rows(
@@ -131,78 +167,80 @@ def rows(
     *,
     to: Sequence[str] = (),
     num: int = 1,
-    guidance: float | None = None,
-    steps: int | None = None,
+    asked: Asked | None = None,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """One row per sample, {"row", "sample", slot: str or bytes}; each condition says for itself which slots it has."""
-    return _generate(model, given, tuple(to), num, guidance, steps, seed).rows
+    return _generate(model, given, tuple(to), num, asked or Asked(), seed).rows
 
 
 def _generate(
-    model: Model,
-    given: Sequence[Mapping[str, Given]],
-    to: tuple[str, ...],
-    num: int,
-    guidance: float | None,
-    steps: int | None,
-    seed: int,
+    model: Model, given: Sequence[Mapping[str, Given]], to: tuple[str, ...], num: int, asked: Asked, seed: int
 ) -> Generated:
-    maker, defaults = model.maker, model.about.get("defaults", {})
-    named = {slot for row in given for slot in row}
-    for slot in (*named, *to):
-        if slot not in model.slots:
-            raise UnknownReference(unknown_name("slot", slot, model.slots))
-    to = to or tuple(slot for slot in maker.makes if slot not in named)
-    if not to:
-        raise ConfigError("generate: every slot is given, nothing is left to make; name what to make with `to`")
+    maker = model.maker
+    named = {slot for row in (*given, *(mixed for _, mixed in asked.mix)) for slot in row}
+    to = targets(maker, named | set(asked.negative), to or tuple(slot for slot in maker.makes if slot not in named))
     if num < 1:
         raise ConfigError(f"num: wanted at least 1, came {num}")
-    if refused := [slot for slot in to if slot not in maker.makes]:
-        raise ConfigError(f"this model makes {', '.join(maker.makes)}; asked for {', '.join(refused)}")
-    if guidance is None:
-        guidance = defaults.get("guidance", GUIDANCE) if named else defaults.get("joint_guidance", JOINT_GUIDANCE)
-    steps = int(defaults.get("steps", STEPS)) if steps is None else steps
+    check_pairs(asked.pairs, maker.slots, named, to)
+    how = sampling(model.about.get("defaults", {}), asked, bool(named or asked.negative))
+    led = steering(maker, given, to, asked)
     condition = conditions(maker, given)
     places = torch.arange(len(given)).repeat_interleave(num)
     found: list[dict[str, Any]] = [{"row": int(p), "sample": at % num} for at, p in enumerate(places)]
     for start in range(0, len(places), ROWS):
         part = places[start : start + ROWS].to(maker.device)
         rng = torch.Generator(maker.device).manual_seed(seed_of(seed, start))
-        values = maker.make(condition.take(part), to, Sampling(steps, float(guidance)), rng)
+        values = maker.make(condition.take(part), to, how, rng, None if led is None else led.take(part))
         for slot in to:
-            how = maker.codecs.preprocesses[slot]
-            made = how.texts(values[slot]) if isinstance(how, TextPreprocess) else how.files(values[slot])
-            for at, each in enumerate(made, start=start):
+            for at, each in enumerate(_files(maker, slot, values[slot]), start=start):
                 found[at][slot] = each
     return Generated(found, {slot: maker.codecs.preprocesses[slot].extension for slot in to})
 
 
-def conditions(maker: Maker, given: Sequence[Mapping[str, Given]]) -> Batch:
-    """`tensors` values of what each row gives; slots that it does not are absent."""
-    values, masks = {}, {}
-    for slot, how in maker.codecs.preprocesses.items():
-        empty = how.value(torch.zeros((1, *how.shape), dtype=getattr(torch, how.dtype)))
-        each = [
-            maker.codecs.value(slot, _bytes(row[slot], how.modality)) if slot in row else torch.zeros_like(empty)
-            for row in given
-        ]
-        values[slot] = torch.cat(each).to(maker.device)
-        masks[slot] = torch.tensor([[slot in row] for row in given], device=maker.device)
-    count = len(given)
-    labels, weights = torch.full((count,), -1, device=maker.device), torch.ones(count, device=maker.device)
-    return Batch(values, masks, labels, weights, [str(row) for row in range(count)])
+def _files(maker: Maker, slot: str, value: Tensor) -> Sequence[str | bytes]:
+    how = maker.codecs.preprocesses[slot]
+    return how.texts(value) if isinstance(how, TextPreprocess) else how.files(value)
 
 
-def _bytes(given: Given, modality: str) -> bytes:
-    if isinstance(given, bytes):
-        return given
-    if modality == "text" and isinstance(given, str):
-        return given.encode()
-    try:
-        return read_uri(str(given))
-    except FileNotFoundError:
-        raise UnknownReference(f"{modality}: no such file '{given}'") from None
+def _inpaint(
+    model: Model, given: Mapping[str, Given], hole: Given | Span, more: Mapping[str, Given],
+    num: int, asked: Asked, resamplings: int, seed: int,
+) -> Generated:  # fmt: skip
+    ((slot, value),), maker = given.items(), model.maker
+    to = targets(maker, {slot, *more}, (slot,))
+    if num < 1:
+        raise ConfigError(f"num: wanted at least 1, came {num}")
+    read = hole if isinstance(hole, tuple | bytes) else read_given(hole, "hole")
+    cut = hole_of(maker.codecs, slot, read_given(value, model.slots[slot]), read)
+    start, keep = cut.value.to(maker.device), cut.keep_T[None].to(maker.device)
+    led = Steering(start={slot: start}, keep={slot: keep}, resamplings=resamplings)
+    condition, how = conditions(maker, [more]), sampling(model.about.get("defaults", {}), asked, bool(more))
+    found = []
+    for first in range(0, num, ROWS):
+        part = torch.zeros(min(ROWS, num - first), dtype=torch.long, device=maker.device)
+        rng = torch.Generator(maker.device).manual_seed(seed_of(seed, first))
+        values = maker.make(condition.take(part), to, how, rng, led.take(part))
+        found += cut.files(values[slot])
+    return Generated([{"row": 0, "sample": at, slot: data} for at, data in enumerate(found)],
+                     {slot: cut.how.extension})  # fmt: skip
+
+
+def _interpolate(
+    model: Model, one: Mapping[str, Given], other: Mapping[str, Given], num: int, more: Mapping[str, Given],
+    steps: int | None,
+) -> Generated:  # fmt: skip
+    maker, way = model.maker, shares(num)
+    if set(one) != set(other):
+        raise ConfigError(f"interpolate: wanted both ends of the same slots, came {sorted(one)} and {sorted(other)}")
+    to = targets(maker, {*one, *more}, tuple(one))
+    ends = [conditions(maker, [end]) for end in (one, other)]
+    ends = [replace(end, values={slot: end.values[slot] for slot in to}) for end in ends]
+    how = sampling(model.about.get("defaults", {}), Asked(guidance=1.0, steps=steps), False)
+    values = maker.interpolate(ends[0], ends[1], way, conditions(maker, [more]), how)
+    made = {slot: _files(maker, slot, values[slot]) for slot in to}
+    found = [{"row": 0, "sample": at, **{slot: made[slot][at] for slot in to}} for at in range(num)]
+    return Generated(found, {slot: maker.codecs.preprocesses[slot].extension for slot in to})
 
 
 # ---------------------------------------------------------------- packages

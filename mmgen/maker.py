@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,8 +16,8 @@ from mmgen.codec_set import CodecSet, load_weights
 from mmgen.errors import ConfigError, unknown_name
 from mmgen.fusion.fusion import Fusion
 from mmgen.fusion.table import make_fusion
-from mmgen.generators.joint_flow import embedding_key
-from mmgen.generators.sampling import Sampling
+from mmgen.generators.joint_flow import JointFlow, embedding_key
+from mmgen.generators.sampling import Sampling, Steering
 from mmgen.generators.table import GENERATORS
 from mmgen.store import Store
 
@@ -84,6 +84,7 @@ def with_embeddings(
 
     tensors: the same samples of the other feature set, which the fusion model reads.
     """
+    network: Any = fusion
     for slot, how in codecs.preprocesses.items():
         found: list[np.ndarray | None] = []
         for shard in tensors.shards:
@@ -92,7 +93,8 @@ def with_embeddings(
             for at in range(0, len(rows), ROWS):
                 compact = torch.from_numpy(np.array(rows[at : at + ROWS])).to(device)
                 made.append(embed_slot(fusion, slot, how.value(compact)).cpu().numpy())
-            found.append(np.concatenate(made)[:, None] if made else None)
+            # a slot that no sample of a split has still has embeddings of its width
+            found.append(np.concatenate(made)[:, None] if made else np.zeros((0, 1, network.width), np.float32))
         latents = latents.beside(slot, embedding_key(slot), found)
     return latents
 
@@ -158,14 +160,50 @@ class Maker:
         return replace(batch, values=values, masks=masks)
 
     @torch.no_grad()
-    def make(self, given: Batch, to: tuple[str, ...], how: Sampling, rng: torch.Generator) -> dict[str, Tensor]:
-        """Values (B, …) of the slots `to`, from the slots present in `given` (`tensors` values on `device`)."""
+    def make(
+        self, given: Batch, to: tuple[str, ...], how: Sampling, rng: torch.Generator, steering: Steering | None = None
+    ) -> dict[str, Tensor]:
+        """Values (B, …) of the slots `to`, from the slots present in `given` (`tensors` values on `device`).
+
+        steering: with `tensors` batches and values. Raises ConfigError for one that the generator cannot follow.
+        """
         generator: Any = self.generator
+        led = () if steering is None else (self._read(steering),)
         if generator.feature_set == "tensors":
             made: dict[str, Tensor] = generator.sample(given, to, how, rng)
             return made
-        latents = generator.sample(self.conditions(given), to, how, rng)
+        latents = generator.sample(self.conditions(given), to, how, rng, *led)
         return {slot: self.codecs.decode(slot, latents[slot]) for slot in to}
+
+    @torch.no_grad()
+    def interpolate(
+        self, one: Batch, other: Batch, shares: Sequence[float], given: Batch, how: Sampling
+    ) -> dict[str, Tensor]:
+        """Values (N, …) of the slots of `one` and `other` (one row each) at N shares of the way between them.
+
+        given: one row of other slots. Raises ConfigError for a generator without such a way.
+        """
+        ends = [self.latents(batch).values for batch in (one, other)]
+        latents = self._flow().interpolate(ends[0], ends[1], shares, self.conditions(given), how)
+        return {slot: self.codecs.decode(slot, z_BTD) for slot, z_BTD in latents.items()}
+
+    def _flow(self) -> JointFlow:
+        if not isinstance(self.generator, JointFlow):
+            raise ConfigError(
+                "mix, negative, strength, in-painting and interpolation: wanted a model whose generator is a "
+                f"joint_flow, came {type(self.generator).__name__}"
+            )
+        return self.generator
+
+    def _read(self, led: Steering) -> Steering:
+        """Its values as latents, its conditions with their fusion embeddings."""
+        self._flow()
+        return replace(
+            led,
+            mix=tuple((weight, self.conditions(batch)) for weight, batch in led.mix),
+            negative=None if led.negative is None else self.conditions(led.negative),
+            start={slot: self.codecs.encode(slot, value) for slot, value in led.start.items()},
+        )
 
     @torch.no_grad()
     def embed(self, given: Batch) -> Tensor:

@@ -261,6 +261,10 @@ def signature(slots: Mapping[str, str]) -> ModelSignature:
         ParamSpec("guidance", real, -1.0),
         ParamSpec("steps", whole, -1),
         ParamSpec("seed", whole, 0),
+        ParamSpec("sampler", DataType.string, ""),
+        ParamSpec("pairs", DataType.string, ""),
+        ParamSpec("negative", DataType.string, ""),
+        ParamSpec("strength", real, -1.0),
     ]
     return ModelSignature(inputs=Schema(columns), params=ParamSchema(params))
 

@@ -13,7 +13,7 @@ import mlflow.models
 import mlflow.pyfunc
 import pandas as pd
 
-from mmgen import generate
+from mmgen import asking, generate
 from mmgen.errors import ConfigError
 
 DEFAULT_NUM = 1
@@ -26,9 +26,10 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined
 
     model_input: one column per slot: text as a string, image and audio as the bytes of a file; an empty cell is a slot
     that is not given. params: to (slots joined by commas; none: all that are not given), num (samples per row),
-    guidance, steps (negative: the package's own), seed. The answer is a table with `row` (number of the condition,
-    from 0), `sample` (0 … num-1) and a column per slot of `to`: text as a string, image as the bytes of a PNG, audio as
-    those of a WAV.
+    guidance, steps (negative: the package's own), seed, and, as Model.generate has them, sampler, pairs
+    (GIVEN:MADE=NUMBER, one a line), negative (NAME=VALUE, one a line), strength (negative: nothing is varied). The
+    answer is a table with `row` (number of the condition, from 0), `sample` (0 … num-1) and a column per slot of `to`:
+    text as a string, image as the bytes of a PNG, audio as those of a WAV.
     """
 
     def load_context(self, context: Any) -> None:
@@ -43,6 +44,15 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined
             raise ConfigError(f"model_input: wanted a row and a column of {', '.join(self.model.slots)}; came none")
         to = tuple(slot.strip() for slot in str(asked.get("to") or "").split(",") if slot.strip())
         guidance, steps = float(asked.get("guidance", AS_PACKAGED)), int(asked.get("steps", AS_PACKAGED))
+        strength = float(asked.get("strength", AS_PACKAGED))
+        how = asking.Asked(
+            guidance=None if guidance < 0 else guidance,
+            steps=None if steps < 0 else steps,
+            sampler=str(asked.get("sampler") or "") or None,
+            pairs=asking.read_guidance(_words(asked.get("pairs")), "pairs")[1],
+            negative=asking.read_named(_words(asked.get("negative")), "negative"),
+            strength=None if strength < 0 else strength,
+        )
         return pd.DataFrame(
             generate.rows(
                 self.model,
@@ -52,11 +62,14 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined
                 ],
                 to=to,
                 num=int(asked.get("num", DEFAULT_NUM)),
-                guidance=None if guidance < 0 else guidance,
-                steps=None if steps < 0 else steps,
+                asked=how,
                 seed=int(asked.get("seed", 0)),
             )
         )
+
+
+def _words(lines: Any) -> list[str]:
+    return [line for line in str(lines or "").splitlines() if line.strip()]
 
 
 def _empty(cell: Any) -> bool:

@@ -119,7 +119,7 @@ class TextCodecConfig(Settings):
 
 
 class CodecsConfig(Settings):
-    """One codec per modality, shared by its slots."""
+    """Codecs by modality. Slots share one where their values agree in size; another size has its own, made alike."""
 
     image: ImageCodecConfig = ImageCodecConfig()
     audio: AudioCodecConfig = AudioCodecConfig()

@@ -14,6 +14,7 @@ import torch
 from mmgen import artifact as artifacts
 from mmgen.artifact import Artifact, Draft, Reference
 from mmgen.batches import Samples, open_samples
+from mmgen.codec_set import codec_names, read_slots
 from mmgen.config import Config
 from mmgen.errors import IntegrityError, UnknownReference
 from mmgen.evaluate import gate, reading, scores
@@ -26,6 +27,7 @@ from mmgen.evaluate.scores import Score
 from mmgen.fit_judges import load_judges
 from mmgen.identity import identity
 from mmgen.maker import Maker
+from mmgen.records import Modality
 from mmgen.runtime import Runtime, circumstance
 from mmgen.store import Store
 from mmgen.training.parallel import pick_device
@@ -99,8 +101,11 @@ class Court:
     def of(cls, store: Store, codecs: Artifact, device: torch.device) -> Court:
         """Read and checked. Raises IntegrityError if either is not what was frozen."""
         evalset, judges = (_named(store, codecs, role) for role in ("evalset", "judges"))
+        slots: dict[str, Modality] = codecs.facts["slots"]
+        names = codec_names(read_slots(codecs.config["slots"]))
         panel = Panel(
-            dict(codecs.facts["slots"]),
+            # slots of another size than their modality's judge looks at have none
+            {slot: modality for slot, modality in slots.items() if names[slot] == modality},
             dict(load_judges(store, judges, device)),
             {modality: f"{modality}@{judges.version}" for modality in judges.facts["judges"]},
         )

@@ -36,7 +36,7 @@ class JointFlowConfig(Settings):
     #: standard deviation of noise on what is given in training, beside latents and embeddings of deviation 1
     given_noise: float = Field(0.4, ge=0)
     dropout: float = Field(0.0, ge=0, lt=1)
-    sampler: Literal["euler", "heun"] = "euler"
+    sampler: Literal["euler", "heun", "dpm"] = "euler"
     train: TrainConfig = TrainConfig(steps=1_800, batch_size=256, learning_rate=1e-3, ema_decay=0.999, warmup_steps=100)
     pin: PinConfig = PinConfig()
 

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from mmgen.batches import Batch
 from mmgen.errors import ConfigError, unknown_name
 from mmgen.generators.fields import FIELDS
-from mmgen.generators.roles import ABSENT, GIVEN, TARGET, draw_roles, draw_times
-from mmgen.generators.samplers import State, sampler
-from mmgen.generators.sampling import Sampling
+from mmgen.generators.flow_sampling import Condition, FlowSampling
+from mmgen.generators.roles import GIVEN, TARGET, draw_roles, draw_times
+from mmgen.generators.samplers import State
+from mmgen.generators.sampling import Sampling, Steering
 
 EMBEDDING_SUFFIX = ".fusion"
 
@@ -44,7 +45,7 @@ class JointFlow(nn.Module):
         given_noise: standard deviation of noise on given latents and embeddings in training, so that the network does
             not come to know its conditions by heart (Ho et al. 2022, arXiv:2106.15282).
         dropout: inside the blocks.
-        sampler: "euler" or "heun".
+        sampler: a name of SAMPLERS, for those who ask for none.
     """
 
     feature_set: ClassVar[Literal["latents", "tensors"]] = "latents"
@@ -175,62 +176,41 @@ class JointFlow(nn.Module):
     # ------------------------------------------------------------ sampling
 
     @torch.no_grad()
-    def sample(self, given: Batch, to: Sequence[str], how: Sampling, rng: torch.Generator | None = None) -> State:
+    def sample(
+        self,
+        given: Batch,
+        to: Sequence[str],
+        how: Sampling,
+        rng: torch.Generator | None = None,
+        steering: Steering | None = None,
+    ) -> State:
         """Latents (B, T, D) of the slots `to`, made together from what `given` holds of the others.
 
         given: latents and fusion embeddings as in `loss`; a row may lack any slot, and B rows without a slot ask for
-        unconditional samples. What it holds of the slots in `to` is not looked at.
-        how: guidance moves away from what each slot would be if made alone (Ho & Salimans, arXiv:2207.12598), which
-        also draws slots that are made together towards each other.
-        rng: noise is drawn row by row, so a row's sample does not depend on how many follow it.
-
-        Raises ConfigError for an unknown or repeated slot, none at all, or steps below 1.
+        unconditional samples. What it holds of the slots in `to` is not looked at. See FlowSampling for the rest.
         """
-        self._check_targets(to)
-        present_BS = self._present(given)
-        roles_BS = torch.where(present_BS, GIVEN, ABSENT)
-        targets = [slot for slot in self.slots if slot in to]
-        for slot in targets:
-            roles_BS[:, self.slots.index(slot)] = TARGET
-        known = {slot: given.values[slot].float() * given.masks[slot][..., None]
-                 for slot in self.slots if slot in given.values and slot not in to}  # fmt: skip
-        embeddings = {slot: e_BE for slot, e_BE in self._embeddings(given).items() if slot not in to}
-        x_0 = self._noise(targets, len(given), rng, roles_BS.device)
+        led = steering or Steering()
+        mix = [(weight, self._condition(batch)) for weight, batch in led.mix]
+        negative = None if led.negative is None else self._condition(led.negative)
+        return self._sampling.sample(
+            self._condition(given), to, how, rng, steering=steering, mix=mix, negative=negative
+        )  # fmt: skip
 
-        def field(x: State, t: float) -> State:
-            return self._guided(x, t, known, roles_BS, embeddings, how.guidance)
+    @torch.no_grad()
+    def interpolate(self, one: State, other: State, shares: Sequence[float], given: Batch, how: Sampling) -> State:
+        """Latents (N, T, D) at N shares of the way from one to the other, slot → (1, T, D). See FlowSampling."""
+        return self._sampling.interpolate(one, other, shares, self._condition(given), how)
 
-        return sampler(self.sampler)(field, x_0, how.steps)
+    @property
+    def _sampling(self) -> FlowSampling:
+        return FlowSampling(self.velocity, self.shapes, self.sampler)
 
-    def _check_targets(self, to: Sequence[str]) -> None:
-        if not to or len(set(to)) < len(to):
-            raise ConfigError(f"to: wanted slots, each once, came {', '.join(to) or 'none'}")
-        for slot in to:
-            if slot not in self.shapes:
-                raise ConfigError(unknown_name("slot", slot, self.slots))
-
-    def _noise(self, targets: Sequence[str], count: int, rng: torch.Generator | None, device: torch.device) -> State:
-        shapes = [self.shapes[slot] for slot in targets]
-        size = sum(tokens * wide for tokens, wide in shapes)
-        rows = [torch.randn(size, generator=rng, device=rng.device if rng else device) for _ in range(count)]
-        flat_BN = torch.stack(rows).to(device) if rows else torch.zeros(0, size, device=device)
-        parts = torch.split(flat_BN, [tokens * wide for tokens, wide in shapes], dim=1)
-        return {slot: part.reshape(count, *shape) for slot, part, shape in zip(targets, parts, shapes, strict=True)}
-
-    def _guided(self, x: State, t: float, known: State, roles_BS: Tensor, embeddings: State, guidance: float) -> State:
-        """Velocity of the targets; every target's unguided branch is the same network with all other slots absent."""
-        t_BS = (roles_BS == GIVEN).float() + t * (roles_BS == TARGET).float()
-        together = self.velocity({**known, **x}, t_BS, roles_BS, embeddings)
-        if guidance == 1.0 or (len(x) == 1 and not bool((roles_BS == GIVEN).any())):
-            return {slot: together[slot] for slot in x}
-        guided = {}
-        for slot in x:
-            number = self.slots.index(slot)
-            alone_BS = torch.full_like(roles_BS, ABSENT)
-            alone_BS[:, number] = TARGET
-            alone = self.velocity({slot: x[slot]}, t * (alone_BS == TARGET).float(), alone_BS)[slot]
-            guided[slot] = alone + guidance * (together[slot] - alone)
-        return guided
+    def _condition(self, batch: Batch) -> Condition:
+        latents = {
+            slot: batch.values[slot].float().masked_fill(~batch.masks[slot][..., None], 0.0)
+            for slot in self.slots if slot in batch.values
+        }  # fmt: skip
+        return Condition(latents, self._present(batch), self._embeddings(batch))
 
 
 def _named_as_before(_: nn.Module, state: dict[str, Tensor], prefix: str, *__: object) -> None:

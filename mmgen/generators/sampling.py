@@ -1,8 +1,13 @@
-"""How a generator draws: handed on unread by commands and scores."""
+"""How a generator draws, and by what else it is led: handed on unread by commands and scores."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from mmgen.batches import Batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,3 +19,40 @@ class Sampling:
 
     steps: int
     guidance: float
+    #: (given, made) → the guidance by which that one given slot pulls at that made slot, in place of `guidance`
+    pairs: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    #: solver by name; None: the generator's own
+    sampler: str | None = None
+    #: where the steps lie: 1 evenly, more closer together near the noise
+    shift: float = 1.0
+
+
+@dataclass(frozen=True)
+class Steering:
+    """What leads a flow beside what is given; batches and values as the generator reads them, a row for each given row.
+
+    mix: (weight, condition): the flow follows the weighted mean of what each of these conditions alone asks for (the
+    weights need not add up to 1); what is given belongs to each of them.
+    negative: what guidance moves away from, in place of what a slot would be if made alone.
+    start: made slot → what is varied: noise is laid over it as it is at time 1 - strength of the path, and the flow
+    goes on from there. With strength 1 nothing of it is left.
+    keep: made slot → bool (B, T), tokens of `start` that stay as they are while the others are made to fit
+    (in-painting), each step `resamplings` times.
+    """
+
+    mix: tuple[tuple[float, Batch], ...] = ()
+    negative: Batch | None = None
+    start: Mapping[str, Tensor] = field(default_factory=dict)
+    strength: float = 1.0
+    keep: Mapping[str, Tensor] = field(default_factory=dict)
+    resamplings: int = 4
+
+    def take(self, places: Tensor) -> Steering:
+        """The same for the given rows at these places (N,), which may repeat."""
+        return replace(
+            self,
+            mix=tuple((weight, batch.take(places)) for weight, batch in self.mix),
+            negative=None if self.negative is None else self.negative.take(places),
+            start={slot: value[places] for slot, value in self.start.items()},
+            keep={slot: kept[places] for slot, kept in self.keep.items()},
+        )

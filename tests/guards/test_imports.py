@@ -12,7 +12,7 @@ from tests.guards.source import PACKAGES, imports, modules, parsed, where
 # mmgen from the ground up: a file imports only from rooms that stand before its own, or from its own room
 ORDER = (
     "errors", "records", "reasons", "addresses", "filesystems", "store", "uris", "artifact", "tombstones",
-    "runtime", "settings",
+    "runtime", "settings", "asking",
     # every room's config.py and those of single files stand here, whatever else their room may need
     "configs",
     "tables", "tars", "order", "modalities", "dataset", "sources", "duplicates",
@@ -29,6 +29,10 @@ ORDER = (
     "mlflow_client", "dataset_log", "served_model", "registry",
     "fit_vocoder", "evalset", "fit", "train", "evaluate.step", "mlflow_client", "dataset_log", "served_model",
     "registry",
+    "preprocess", "features", "similarities", "batches", "codecs", "encoders", "fusion", "generators", "training",
+    "codec_set", "embeddings", "extract", "maker", "pair_scores", "editing", "conditions", "generate", "evaluate",
+    "fit_parts", "fit_judges", "evalset", "fit", "train", "evaluate.step", "mlflow_client", "dataset_log",
+    "served_model", "registry",
     # decides which of them runs, and imports the one that does
     "steps",
     "tune_log", "tune",

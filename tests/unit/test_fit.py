@@ -10,8 +10,8 @@ import pytest
 
 from mmgen import artifact as artifacts
 from mmgen.artifact import Artifact
-from mmgen.errors import ConfigError
-from mmgen.fit import check_slots, fit, still_good
+from mmgen.codec_set import codec_names, read_slots
+from mmgen.fit import fit, still_good
 from mmgen.fit_judges import load_judges
 from mmgen.runtime import Runtime
 from tests.tiny_line import PARTS, TRAIN, Line, Lines, config_of, copied, perform
@@ -167,11 +167,17 @@ def test_judges_say_their_accuracy_on_real_test_rows(line: Line) -> None:
     assert set(load_judges(line.store, judges, "cpu")) == {"audio", "image", "text"}
 
 
-def test_slots_of_one_modality_must_agree() -> None:
-    slots = {**PARTS["slots"], "other": {"modality": "image", "size_px": 24, "channels": 1, "column": "x"}}
-    with pytest.raises(ConfigError, match=r"slots.other.size_px: .*16.*'image'.*24"):
-        check_slots(config_of(30, slots=slots))
-    check_slots(config_of(30, slots={**slots, "other": {**slots["other"], "size_px": 16, "crop": "random"}}))
+def test_slots_of_one_modality_share_a_codec_where_their_values_agree() -> None:
+    image = {"modality": "image", "size_px": 16, "channels": 1}
+    slots = {
+        "detail": {**image, "size_px": 32}, "image": image, "cut": {**image, "crop": "random", "column": "y"},
+        "larger": {**image, "size_px": 32, "resize": "pad"}, "text": {"modality": "text"},
+        "question": {"modality": "text", "max_tokens": 64},
+    }  # fmt: skip
+    assert codec_names(read_slots(slots)) == {
+        "cut": "image", "image": "image", "detail": "image-detail", "larger": "image-detail",
+        "question": "text-question", "text": "text",
+    }  # fmt: skip
 
 
 def test_a_further_slot_shares_the_codec_of_its_modality(line: Line) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 
 import mmgen
 from mmgen.artifact import Draft
+from mmgen.asking import Asked
 from mmgen.errors import ConfigError, IntegrityError, SourceError, UnknownReference
 from mmgen.generate import Model, load_package, package_files, rows, save_package
 from tests.data_sources import picture, sound
@@ -91,10 +92,10 @@ def test_files_can_be_given_by_path(model: Model, tmp_path: Path) -> None:
 
 def test_conditions_may_differ_in_what_they_give(model: Model) -> None:
     given = [{"text": "one"}, {"image": picture(1)}, {"text": "one", "image": picture(1)}, {}]
-    found = rows(model, given, to=("audio",), num=2, steps=2, seed=1)
+    found = rows(model, given, to=("audio",), num=2, asked=Asked(steps=2), seed=1)
     assert [(row["row"], row["sample"]) for row in found] == [(at, each) for at in range(4) for each in range(2)]
     assert len({row["audio"] for row in found}) == 8
-    alone = rows(model, [{"text": "one"}], to=("audio",), num=2, steps=2, seed=1)
+    alone = rows(model, [{"text": "one"}], to=("audio",), num=2, asked=Asked(steps=2), seed=1)
     # the last bits follow the batch's size, what was drawn does not
     for mine, theirs in zip(alone, found, strict=False):
         heard, wanted = (soundfile.read(io.BytesIO(row["audio"]))[0] for row in (mine, theirs))

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from mmgen import generate, registry
+from mmgen.asking import Asked
 from mmgen.runtime import Runtime
 from mmgen.store import Store, sha256
 from mmgen.tracking import tracking_uri
@@ -22,6 +23,9 @@ mlflow.set_tracking_uri(uri)
 model = mlflow.pyfunc.load_model("models:/digits@champion")
 asked = pd.DataFrame({"text": ["one", None], "image": [None, image]})
 made = model.predict(asked, params={"to": "audio,text,image", "num": 2, "seed": 3, "steps": 2})
+led = model.predict(pd.DataFrame({"text": ["one"]}), params={
+    "to": "audio", "steps": 3, "sampler": "heun", "pairs": "text:audio=4.0", "negative": "text=two", "seed": 3,
+})
 said = model.predict(pd.DataFrame({"image": [image]}), params={"steps": 2})
 refused = None
 try:
@@ -31,6 +35,7 @@ except Exception as error:
 print(json.dumps({
     "rows": made[["row", "sample"]].to_dict("list"),
     "audio": [hashlib.sha256(each).hexdigest() for each in made["audio"]],
+    "led": hashlib.sha256(led["audio"][0]).hexdigest(),
     "starts": [made[slot][0][:4].decode("latin-1") for slot in ("image", "audio")],
     "text": type(made["text"][0]).__name__,
     "default": sorted(said.columns),
@@ -62,8 +67,10 @@ def test_a_fresh_process_loads_it_from_mlflow_alone_and_makes_the_same_bytes(reg
     assert "wanted a row and a column of" in told["refused"]
     model = generate.load("digits@champion", registered)
     given = [{"text": "one"}, {"image": image.read_bytes()}]
-    here = generate.rows(model, given, to=("audio", "text", "image"), num=2, seed=3, steps=2)
+    here = generate.rows(model, given, to=("audio", "text", "image"), num=2, asked=Asked(steps=2), seed=3)
     assert told["audio"] == [sha256(row["audio"]) for row in here]
+    asked = {"pairs": {("text", "audio"): 4.0}, "negative": {"text": "two"}, "sampler": "heun", "steps": 3}
+    assert told["led"] == sha256(model.generate(text="one", to="audio", seed=3, **asked)["audio"][0])
 
 
 def test_the_package_alone_is_the_model(registered):
