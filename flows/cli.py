@@ -200,16 +200,27 @@ def generate(
     guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance; 1 is none.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Sampler steps.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed writes the same bytes on one machine.")] = 0,
+    temperature: Annotated[
+        float | None, typer.Option(help="Of texts written token by token: 0 is the likeliest.")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Of such texts: draw only from the K likeliest tokens.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Of such texts: only from the likeliest of this share.")] = None,
+    beams: Annotated[int | None, typer.Option(help="Of such texts: search with so many beams, draw nothing.")] = None,
+    prefix: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=TEXT", help="What the made texts of a slot begin with.")
+    ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the files.")] = Path("generated"),
     store: StoreOption = STORE,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Make samples with a model, from any slots to any slots, and print the files written."""
-    from flows.samples import Wish, given_slots, make
+    from flows.samples import Wish, given_slots, make, named_values
 
     given = given_slots(text, image, audio, slot or [])
-    wish = Wish(given, tuple(name.strip() for name in to.split(",") if name.strip()), num, guidance, steps, seed)
+    words = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "beams": beams,
+             "prefix": named_values("--prefix", prefix or [])}  # fmt: skip
+    wish = Wish(given, tuple(name.strip() for name in to.split(",") if name.strip()), num, guidance, steps, seed, words)
     _answer(as_json, make(model, wish, out, store, device), lambda answer: print("\n".join(answer["files"])))
 
 

@@ -21,13 +21,13 @@ from mmgen.artifact import Artifact, canonical_json
 from mmgen.batches import Batch
 from mmgen.codec_set import CodecSet
 from mmgen.errors import ConfigError, IntegrityError, UnknownReference, unknown_name
-from mmgen.generators.sampling import Sampling
 from mmgen.maker import Maker, load_network, new_fusion, new_generator
 from mmgen.preprocess.text import TextPreprocess
 from mmgen.store import Store
 from mmgen.training.loop import seed_of
 from mmgen.training.parallel import pick_device
 from mmgen.uris import read_uri
+from mmgen.wording import AS_TRAINED, Wording
 
 FORMAT = 1
 CONFIG = "config.json"
@@ -100,17 +100,25 @@ class Model:
         guidance: float | None = None,
         steps: int | None = None,
         seed: int = 0,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        beams: int | None = None,
+        prefix: Mapping[str, str | Sequence[str]] | None = None,
     ) -> Generated:
         """Make the slots `to` (all that are not given, if empty) from what is given, `num` samples of each condition.
 
         text, image, audio: of the slots of these names; `slots` for others. A list is one condition per entry, all
         lists of one length; a single value goes with each of them. Nothing given: `num` samples of the joint.
+        temperature, top_k, top_p, beams: of models that write texts token by token (see `Sampling`). prefix: text slot
+        → what its texts begin with, one for all or one per condition; best whole words, without a space behind them.
         The same seed gives the same bytes on one machine. Raises ConfigError, UnknownReference, SourceError.
         """
         named = {"text": text, "image": image, "audio": audio} | dict(slots or {})
         given = {slot: value for slot, value in named.items() if value is not None}
         wanted = (to,) if isinstance(to, str) else tuple(to)
-        return _generate(self, _conditions(given), wanted, num, guidance, steps, seed)
+        words = Wording(temperature, top_k, top_p, beams, dict(prefix or {}))
+        return _generate(self, _conditions(given), wanted, num, guidance, steps, seed, words)
 
 
 def _conditions(given: Mapping[str, Given | Sequence[Given]]) -> list[dict[str, Given]]:
@@ -146,6 +154,7 @@ def _generate(
     guidance: float | None,
     steps: int | None,
     seed: int,
+    words: Wording = AS_TRAINED,
 ) -> Generated:
     maker, defaults = model.maker, model.about.get("defaults", {})
     named = {slot for row in given for slot in row}
@@ -162,13 +171,15 @@ def _generate(
     if guidance is None:
         guidance = defaults.get("guidance", GUIDANCE) if named else defaults.get("joint_guidance", JOINT_GUIDANCE)
     steps = int(defaults.get("steps", STEPS)) if steps is None else steps
-    condition = conditions(maker, given)
+    condition, prefix = conditions(maker, given), words.beginnings(maker, to, len(given))
+    drawn = words.sampling(steps, float(guidance))
     places = torch.arange(len(given)).repeat_interleave(num)
     found: list[dict[str, Any]] = [{"row": int(p), "sample": at % num} for at, p in enumerate(places)]
     for start in range(0, len(places), ROWS):
         part = places[start : start + ROWS].to(maker.device)
         rng = torch.Generator(maker.device).manual_seed(seed_of(seed, start))
-        values = maker.make(condition.take(part), to, Sampling(steps, float(guidance)), rng)
+        begun = {slot: ids_BL[part] for slot, ids_BL in prefix.items()}
+        values = maker.make(condition.take(part), to, drawn, rng, begun)
         for slot in to:
             how = maker.codecs.preprocesses[slot]
             made = how.texts(values[slot]) if isinstance(how, TextPreprocess) else how.files(values[slot])

@@ -17,11 +17,12 @@ from mmgen.config import Config
 from mmgen.errors import ConfigError
 from mmgen.features import FeatureSet
 from mmgen.fit import history
-from mmgen.generators.config import ConcatBaselineConfig, JointFlowConfig
+from mmgen.generators.autoregressive import IDS_SUFFIX, Autoregressive
+from mmgen.generators.config import AutoregressiveConfig, ConcatBaselineConfig, JointFlowConfig
 from mmgen.generators.label_report import label_report
 from mmgen.generators.table import GENERATORS
 from mmgen.identity import Identity, identity
-from mmgen.maker import load_fusion, load_network, new_fusion, new_generator, with_embeddings
+from mmgen.maker import load_fusion, load_network, new_fusion, new_generator, with_embeddings, with_ids
 from mmgen.preprocess.text import TextPreprocess
 from mmgen.runtime import Progress, Runtime, circumstance
 from mmgen.store import sha256
@@ -140,9 +141,25 @@ def concat_baseline_args(config: Config, codecs: CodecSet, inputs: Mapping[str, 
     }
 
 
+def autoregressive_args(config: Config, codecs: CodecSet, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
+    """Constructor arguments of the autoregressive generator: latent shapes, its texts' size, settings."""
+    assert isinstance(config.generator, AutoregressiveConfig)
+    settings = config.generator.model_dump(mode="json", exclude={"kind", "train", "pin", "fusion_condition"})
+    texts = {slot: how for slot, how in codecs.preprocesses.items() if isinstance(how, TextPreprocess)}
+    targets = settings["targets"] or list(texts)
+    if not targets or not set(targets) <= set(texts):
+        raise ConfigError(f"generator.targets: wanted text slots that the data has ({list(texts)}), came {targets}")
+    shapes = {slot: list(codecs.latent_shape(slot)) for slot in codecs.slots}
+    width = inputs["fusion"].facts["args"]["width"] if config.generator.fusion_condition else None
+    how = texts[targets[0]]
+    sizes = {"vocabulary": len(how.tokenizer), "length": how.max_tokens, "embedding_width": width}
+    return {**settings, "slots": shapes, "targets": targets, **sizes}
+
+
 GENERATOR_ARGS: dict[str, Callable[[Config, CodecSet, Mapping[str, Artifact]], dict[str, Any]]] = {
     "joint_flow": joint_flow_args,
     "concat_baseline": concat_baseline_args,
+    "autoregressive": autoregressive_args,
 }
 
 
@@ -211,23 +228,30 @@ class Bench:
             return make(job.spec).to(self.world.device)
 
     def _samples(self, split: str, network: nn.Module) -> Samples | None:
-        """A split's features, with the fusion embeddings beside the latents where the network wants them."""
+        """A split's features; beside latents, where the network wants them, token ids and fusion embeddings."""
         store, features = self.runtime.store, self.inputs["features"]
         samples = open_samples(store, features, self.feature_set, split)
-        if samples is None or not getattr(network, "embedding_width", None):
+        written: tuple[str, ...] = network.targets if isinstance(network, Autoregressive) else ()
+        if samples is None or not (written or getattr(network, "embedding_width", None)):
             return samples
         tensors = open_samples(store, features, FUSION_SET, split)
         assert tensors is not None
+        samples = with_ids(samples, tensors, written)
+        if not getattr(network, "embedding_width", None):
+            return samples
         # frozen, so embedded once and not at every step
         fusion = load_fusion(store, self.inputs["fusion"], self.world.device)
         return with_embeddings(samples, tensors, fusion, self.codecs, self.world.device)
 
     def _loader(self, samples: Samples, batch_size: int, seed: int, world: World | None = None) -> Loader:
         place = world or self.world
-        to_value = {slot: how.value for slot, how in self.codecs.preprocesses.items()}
+        if self.feature_set == "tensors":
+            to_value = {slot: how.value for slot, how in self.codecs.preprocesses.items()}
+        else:
+            to_value = {name: torch.Tensor.long for name in samples.layouts if name.endswith(IDS_SUFFIX)}
         return Loader(
             samples, batch_size=batch_size, seed=seed, device=place.device, rank=place.rank, world=place.size,
-            to_value=to_value if self.feature_set == "tensors" else None,
+            to_value=to_value,
         )  # fmt: skip
 
     def _commit(

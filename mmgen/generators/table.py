@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from mmgen.generators.autoregressive import Autoregressive
 from mmgen.generators.concat_baseline import ConcatBaseline
 from mmgen.generators.joint_flow import JointFlow
 
-GENERATORS: dict[str, type[JointFlow] | type[ConcatBaseline]] = {
+GENERATORS: dict[str, type[JointFlow] | type[ConcatBaseline] | type[Autoregressive]] = {
     "joint_flow": JointFlow,
     "concat_baseline": ConcatBaseline,
+    "autoregressive": Autoregressive,
 }

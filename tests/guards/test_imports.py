@@ -21,8 +21,9 @@ ORDER = (
     "shard_plan", "shard_facts", "shard_files", "shards", "rerender", "forget", "diff", "trace", "layouts", "export",
     # the torch line
     "preprocess", "features", "similarities", "batches", "codecs", "encoders", "fusion", "generators", "training",
-    "codec_set", "embeddings", "extract", "maker", "pair_scores", "generate", "evaluate", "fit_parts", "fit_judges",
-    "evalset", "fit", "train", "evaluate.step", "mlflow_client", "dataset_log", "served_model", "registry",
+    "codec_set", "embeddings", "extract", "maker", "wording", "pair_scores", "generate", "evaluate", "fit_parts",
+    "fit_judges", "evalset", "fit", "train", "evaluate.step", "mlflow_client", "dataset_log", "served_model",
+    "registry",
     # decides which of them runs, and imports the one that does
     "steps",
 )  # fmt: skip

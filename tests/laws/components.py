@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from mmgen.batches import Batch
 from mmgen.codecs.table import CODECS
 from mmgen.encoders.table import ENCODERS, make_encoder
 from mmgen.fusion.table import FUSES, make_fusion
+from mmgen.generators.autoregressive import ids_key
 from mmgen.generators.joint_flow import embedding_key
 from mmgen.generators.sampling import Sampling
 from mmgen.generators.table import GENERATORS
@@ -88,6 +89,9 @@ _CODEC_ARGS: dict[str, tuple[str, dict[str, Any]]] = {
                            "kl_weight": 1e-4}),
     "tokens": ("text", {"vocabulary": VOCABULARY, "length": LENGTH, "latent_tokens": 2, "latent_width": 8, "width": 32,
                         "heads": 2, "depth": 1, "kl_weight": 1e-4, "token_dropout": 0.0}),
+    "autoregressive": ("text", {"vocabulary": VOCABULARY, "length": LENGTH, "latent_tokens": 2, "latent_width": 8,
+                                "width": 32, "heads": 2, "depth": 1, "kl_weight": 1e-4, "token_dropout": 0.0,
+                                "word_dropout": 0.2}),
 }  # fmt: skip
 
 
@@ -168,11 +172,45 @@ def concat_baseline(target: str) -> Case:
     )  # fmt: skip
 
 
+def latents_and_ids() -> Batch:
+    """`latents` with the ids of the texts beside them."""
+    batch = latents()
+    whole = torch.ones(ROWS, LENGTH, dtype=torch.bool)
+    key = ids_key("text")
+    return replace(batch, values={**batch.values, key: values()["text"]}, masks={**batch.masks, key: whole})
+
+
+def autoregressive() -> Case:
+    def make() -> nn.Module:
+        return GENERATORS["autoregressive"](  # type: ignore[call-arg]
+            slots=LATENTS, targets=("text",), vocabulary=VOCABULARY, length=LENGTH, width=32, heads=2, depth=2,
+            embedding_width=EMBEDDING, condition_dropout=0.0,
+        )  # fmt: skip
+
+    def outputs(module: Any, batch: Batch) -> dict[str, Tensor]:
+        key = ids_key("text")
+        # two ids are given, the others are to be written
+        begun = replace(batch, values={**batch.values, key: batch.values[key].clone()})
+        begun.values[key][:, 3:] = 0
+        drawn, searched = (Sampling(steps=1, guidance=2.0, beams=beams) for beams in (1, 2))
+        return {
+            "drawn": module.sample(begun, ("text",), drawn, rng(5))["text"].float(),
+            "searched": module.sample(begun, ("text",), searched, rng(5))["text"].float(),
+            "log_probability": module.log_probability(batch, "text", values()["text"][: len(batch)]),
+        }
+
+    return Case(
+        "generator:autoregressive", make, latents_and_ids, outputs, lambda m, b, noise: m.loss(b, noise)["loss"],
+        fits=0.6, steps=80,
+    )  # fmt: skip
+
+
 CASES: tuple[Case, ...] = (
     *(codec(kind) for kind in _CODEC_ARGS),
     *(encoder(kind, modality) for kind, each in ENCODERS.items() for modality in MODALITIES.values()
       if modality in each.modalities),
     *(fusion(kind) for kind in FUSES),
     joint_flow(),
+    autoregressive(),
     *(concat_baseline(target) for target in SHAPES),
 )  # fmt: skip
