@@ -99,8 +99,8 @@ def write(
 def beam_search(writer: Writer, start_BL: Tensor, beams: int) -> Tensor:
     """Ids (B, L) of the text per row whose mean log-probability per written id (eos counts) is the highest found.
 
-    writer: reads J = `beams` rows for each text, side by side (row b · J + j). start_BL: as for `write`. It ends when no
-    beam of any text can any more be better than what is complete.
+    writer: reads J = `beams` rows for each text, side by side (row b · J + j). start_BL: as for `write`. It ends
+    when no beam of any text can any more be better than what is complete.
     """
     count, length = start_BL.shape
     device = start_BL.device
