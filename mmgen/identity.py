@@ -82,7 +82,11 @@ def config_part(step: str, config: Config) -> dict[str, Any]:
         case "extract":
             return {"slots": slots, **(_by_digest(whole["extract"]) if config.extract.encoders else {})}
         case "train-fusion":
-            return _unpinned({"fusion": whole["fusion"]}) | {"seed": config.seed}
+            fusion = whole["fusion"]
+            if config.fusion.pretrain is None:
+                # came later, and what was trained without it is still that
+                fusion = {key: value for key, value in fusion.items() if key != "pretrain"}
+            return _unpinned({"fusion": fusion}) | {"seed": config.seed}
         case "train-generator":
             return _unpinned({"generator": _by_digest(whole["generator"])}) | {"seed": config.seed}
         case "evaluate":

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmgen.artifact import Artifact, Draft, canonical_json
+from mmgen.artifact import Artifact, Draft, canonical_json, fingerprint
 from mmgen.batches import Loader, Samples, open_samples
 from mmgen.codec_set import CodecSet, weights_of
 from mmgen.config import Config
@@ -24,6 +24,7 @@ from mmgen.generators.table import GENERATORS
 from mmgen.identity import Identity, identity
 from mmgen.maker import load_fusion, load_network, new_fusion, new_generator, with_embeddings, with_ids
 from mmgen.preprocess.text import TextPreprocess
+from mmgen.pretrain import Texts, pretrain_text
 from mmgen.runtime import Progress, Runtime, circumstance
 from mmgen.store import sha256
 from mmgen.training.checkpoint import Checkpoint
@@ -39,7 +40,8 @@ def train_fusion(config: Config, inputs: Mapping[str, Artifact], runtime: Runtim
     with joined(runtime.device) as world:
         bench = Bench(runtime, inputs, world, FUSION_SET)
         spec = as_recorded(config.fusion.kind, fusion_args(config, bench.codecs))
-        job = Job("fusion", f"{config.name}-fusion", config.fusion.train, seed_of(config.seed, *b"fusion"), spec)
+        seed = seed_of(config.seed, *b"fusion")
+        job = Job("fusion", f"{config.name}-fusion", config.fusion.train, seed, spec, config.fusion.pretrain)
         return bench.train(job, new_fusion, identity("train-fusion", config, inputs))
 
 
@@ -109,7 +111,7 @@ def value_shapes(codecs: CodecSet) -> dict[str, list[int]]:
 
 def fusion_args(config: Config, codecs: CodecSet) -> dict[str, Any]:
     """Constructor arguments of the fusion model: shapes of values, classes, settings."""
-    settings = config.fusion.model_dump(mode="json", exclude={"kind", "train", "pin"})
+    settings = config.fusion.model_dump(mode="json", exclude={"kind", "train", "pin", "pretrain"})
     modalities = {slot: codecs.modality(slot) for slot in codecs.slots}
     return {"modalities": modalities, "shapes": value_shapes(codecs), "classes": len(codecs.labels), **settings}
 
@@ -168,13 +170,17 @@ GENERATOR_ARGS: dict[str, Callable[[Config, CodecSet, Mapping[str, Artifact]], d
 
 @dataclass(frozen=True)
 class Job:
-    """One training. what: its name in progress and files; name: of the artifact; spec: {"kind", "args"}."""
+    """One training. what: its name in progress and files; name: of the artifact; spec: {"kind", "args"}.
+
+    pretrain: what a fusion's text encoders learn before it.
+    """
 
     what: str
     name: str
     train: TrainConfig
     seed: int
     spec: dict[str, Any]
+    pretrain: TrainConfig | None = None
 
 
 class Bench:
@@ -192,16 +198,35 @@ class Bench:
             raise ConfigError(f"{job.what}: wanted training samples, there are none; look at the splits of `validate`")
         draft = Draft(self.runtime.store, "model", job.name, what.fingerprint)
         checkpoint = Checkpoint(self.runtime.store, what.fingerprint)
+        before = Checkpoint(self.runtime.store, fingerprint(pretrain=what.fingerprint))
+        more = self._pretrained(network, samples, job, draft, before) if job.pretrain else {}
         reports = Reports(self, network, job.train, self.runtime.progress)
         trained = train(
             network, network.loss, self._loader(samples, job.train.batch_size, job.seed), job.train, world=self.world,
             seed=job.seed, what=job.what, checkpoint=checkpoint, callbacks=Callbacks(on_epoch=reports.epoch),
             progress=self.runtime.progress,
         )  # fmt: skip
-        made = self._commit(draft, job, what, trained, reports.end())
+        made = self._commit(draft, job, what, trained, reports.end(), more)
         if self.world.first:
             checkpoint.clear()
+            before.clear()
         return made
+
+    def _pretrained(
+        self, network: nn.Module, samples: Samples, job: Job, draft: Draft, checkpoint: Checkpoint
+    ) -> dict[str, Any]:
+        """The text encoders of a fusion, trained in place; what the manifest says of it."""
+        assert job.pretrain is not None
+        hows = {slot: how for slot, how in self.codecs.preprocesses.items() if isinstance(how, TextPreprocess)}
+        if not hows:
+            raise ConfigError("fusion.pretrain: wanted a text slot, this data has none; leave pretrain out")
+        texts = Texts(list(hows), next(iter(hows.values())), samples, self._samples("validation", network))
+        seed = seed_of(job.seed, *b"pretrain")
+        trained, record = pretrain_text(
+            network, texts, job.pretrain, seed, self.world, checkpoint, self.runtime.progress
+        )
+        draft.put("pretrain.jsonl", history(trained), "history")
+        return {"pretrain": record}
 
     def validation(self, network: nn.Module, seed: int, batch_size: int) -> dict[str, float] | None:
         """{"loss", "n"} over the validation rows, with noise that depends on the seed alone; None if there are none."""
@@ -255,7 +280,13 @@ class Bench:
         )  # fmt: skip
 
     def _commit(
-        self, draft: Draft, job: Job, what: Identity, trained: Trained, report: Mapping[str, Any] | None
+        self,
+        draft: Draft,
+        job: Job,
+        what: Identity,
+        trained: Trained,
+        report: Mapping[str, Any] | None,
+        more: Mapping[str, Any],
     ) -> Artifact:
         weights = weights_of(trained.module)
         draft.put(f"{job.what}-{sha256(weights)[:8]}.safetensors", weights, "weights")
@@ -279,6 +310,7 @@ class Bench:
                 for entry in self.inputs["features"].by_role("features")
                 if entry.facts["split"] == "train"
             },
+            **more,
         }
         return draft.commit(
             step=f"train-{job.what}", config=what.config, facts=facts, pin=what.pin,

@@ -30,6 +30,22 @@ class Encoder(nn.Module, ABC):
         """value (see the class) → e_BD. Every row by itself: what stands in other rows changes nothing."""
 
 
+class TokenEncoder(Encoder, ABC):
+    """An encoder of texts that also says something of every token, so that hidden ones can be asked for."""
+
+    #: ids to vectors of the width that `states` reads
+    embed: nn.Embedding
+    #: the width of what `states` gives
+    state_width: int
+
+    @abstractmethod
+    def states(self, x_BLW: Tensor, keep_BL: Tensor) -> Tensor:
+        """Embedded tokens (B, L, W) to what the encoder makes of each in its text (B, L, state_width).
+
+        keep_BL: False for padding.
+        """
+
+
 def check_rank(shape: tuple[int, ...], wanted: str, rank: int) -> None:
     """Raises ConfigError unless `shape` has `rank` sizes; `wanted` spells them."""
     if len(shape) != rank:

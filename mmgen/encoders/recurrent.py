@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from mmgen.encoders.base import Encoder, check_rank
+from mmgen.encoders.base import Encoder, TokenEncoder, check_rank
 from mmgen.records import Modality
 
 PAD_ID = 0
@@ -19,7 +19,7 @@ def _last_states(h_n: Tensor) -> Tensor:
     return torch.cat([h_n[-2], h_n[-1]], dim=-1)
 
 
-class TextEncoder(Encoder):
+class TextEncoder(TokenEncoder):
     """Token ids → e_BD: embedding, 2-layer bidirectional LSTM of `hidden`, its last states projected to `width`.
 
     Padding is left out by packing, so an id sequence gives the same vector however far it is padded.
@@ -33,14 +33,25 @@ class TextEncoder(Encoder):
         self.embed = nn.Embedding(shape[1], hidden, padding_idx=PAD_ID)
         self.lstm = nn.LSTM(hidden, hidden, num_layers=layers, batch_first=True, bidirectional=True)
         self.project = nn.Linear(2 * hidden, width)
+        self.state_width = 2 * hidden
 
     def forward(self, value: Tensor) -> Tensor:
-        # an absent text is all padding; packing wants at least one step
-        lengths_B = (value != PAD_ID).sum(dim=1).clamp(min=1).cpu()
-        packed = pack_padded_sequence(self.embed(value), lengths_B, batch_first=True, enforce_sorted=False)
-        _, (h_n, _) = self.lstm(packed)
+        _, (h_n, _) = self._read(self.embed(value), value != PAD_ID)
         projected: Tensor = self.project(_last_states(h_n))
         return projected
+
+    def states(self, x_BLW: Tensor, keep_BL: Tensor) -> Tensor:
+        """The last layer's two directions at each token (B, L, 2 × hidden); zeros for padding."""
+        read, _ = self._read(x_BLW, keep_BL)
+        return pad_packed_sequence(read, batch_first=True, total_length=x_BLW.shape[1])[0]
+
+    def _read(self, x_BLW: Tensor, keep_BL: Tensor) -> tuple[PackedSequence, tuple[Tensor, Tensor]]:
+        # an absent text is all padding; packing wants at least one step
+        lengths_B = keep_BL.sum(dim=1).clamp(min=1).cpu()
+        read: tuple[PackedSequence, tuple[Tensor, Tensor]] = self.lstm(
+            pack_padded_sequence(x_BLW, lengths_B, batch_first=True, enforce_sorted=False)
+        )
+        return read
 
 
 class RowsEncoder(Encoder):

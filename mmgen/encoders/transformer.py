@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from mmgen.codecs.text import PAD, TransformerBlock
-from mmgen.encoders.base import Encoder, check_rank
+from mmgen.encoders.base import TokenEncoder, check_rank
 from mmgen.records import Modality
 
 HEAD_WIDTH = 32
 
 
-class TransformerTextEncoder(Encoder):
+class TransformerTextEncoder(TokenEncoder):
     """Token ids → e_BD: a read-out token attends with the text in `depth` bidirectional blocks.
 
     Padding is never attended to, so an id sequence gives the same vector however far it is padded.
@@ -31,13 +31,23 @@ class TransformerTextEncoder(Encoder):
         self.blocks = nn.ModuleList(TransformerBlock(hidden, max(1, hidden // HEAD_WIDTH)) for _ in range(depth))
         self.norm = nn.LayerNorm(hidden)
         self.project = nn.Linear(hidden, width)
+        self.state_width = hidden
         nn.init.normal_(self.embed.weight, std=0.02)
 
     def forward(self, value: Tensor) -> Tensor:
-        count = len(value)
-        x_BLW = torch.cat([self.read_out.expand(count, 1, -1), self.embed(value) + self.positions], dim=1)
-        keep_BL = torch.cat([torch.ones_like(value[:, :1], dtype=torch.bool), value != PAD], dim=1)
-        for block in self.blocks:
-            x_BLW = block(x_BLW, keep_BL)
+        x_BLW = self._attend(self.embed(value), value != PAD)
         e_BD: Tensor = self.project(self.norm(x_BLW[:, 0]))
         return e_BD
+
+    def states(self, x_BLW: Tensor, keep_BL: Tensor) -> Tensor:
+        """What the last block gives at each token, normalised (B, L, hidden)."""
+        out: Tensor = self.norm(self._attend(x_BLW, keep_BL)[:, 1:])
+        return out
+
+    def _attend(self, x_BLW: Tensor, keep_BL: Tensor) -> Tensor:
+        """Embedded tokens through the blocks, with the read-out token before them (B, 1 + L, W)."""
+        x_BLW = torch.cat([self.read_out.expand(len(x_BLW), 1, -1), x_BLW + self.positions], dim=1)
+        keep_BL = torch.cat([torch.ones_like(keep_BL[:, :1]), keep_BL], dim=1)
+        for block in self.blocks:
+            x_BLW = block(x_BLW, keep_BL)
+        return x_BLW

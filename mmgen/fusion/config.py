@@ -24,5 +24,7 @@ class FusionConfig(Settings):
     #: weight of the label head's loss, where there are labels
     label_weight: float = 1.0
     contrastive_weight: float = 1.0
+    #: text encoders first learn from the training texts alone, by naming hidden tokens; None: they do not
+    pretrain: TrainConfig | None = None
     train: TrainConfig = TrainConfig(steps=500, batch_size=128, learning_rate=2e-3, warmup_steps=50)
     pin: PinConfig = PinConfig()

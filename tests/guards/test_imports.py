@@ -22,8 +22,8 @@ ORDER = (
     # the torch line
     "preprocess", "features", "similarities", "batches", "codecs", "encoders", "fusion", "generators", "training",
     "codec_set", "embeddings", "extract", "maker", "wording", "pair_scores", "generate", "evaluate", "fit_parts",
-    "fit_judges", "evalset", "fit", "train", "evaluate.step", "mlflow_client", "dataset_log", "served_model",
-    "registry",
+    "fit_judges", "evalset", "fit", "pretrain", "train", "evaluate.step", "mlflow_client", "dataset_log",
+    "served_model", "registry",
     # decides which of them runs, and imports the one that does
     "steps",
 )  # fmt: skip
