@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mmgen.artifact import Artifact, Draft, canonical_json, fingerprint
-from mmgen.batches import Loader, Samples, open_samples
+from mmgen.batches import Loader, Samples, ToValue, open_samples
 from mmgen.codec_set import CodecSet, weights_of
 from mmgen.config import Config
 from mmgen.errors import ConfigError
@@ -270,9 +270,8 @@ class Bench:
 
     def _loader(self, samples: Samples, batch_size: int, seed: int, world: World | None = None) -> Loader:
         place = world or self.world
-        if self.feature_set == "tensors":
-            to_value = {slot: how.value for slot, how in self.codecs.preprocesses.items()}
-        else:
+        to_value: dict[str, ToValue] = {slot: how.value for slot, how in self.codecs.preprocesses.items()}
+        if self.feature_set != "tensors":
             to_value = {name: torch.Tensor.long for name in samples.layouts if name.endswith(IDS_SUFFIX)}
         return Loader(
             samples, batch_size=batch_size, seed=seed, device=place.device, rank=place.rank, world=place.size,

@@ -113,7 +113,7 @@ def beam_search(writer: Writer, start_BL: Tensor, beams: int) -> Tensor:
     own_B1 = torch.arange(count, device=device)[:, None]
     for place in range(1, length):
         log_p_NV = allowed(writer.next(ids_BJL[:, :, place - 1].flatten()), last=place + 1 == length)
-        each_BJV = score_BJ[..., None] + _forced(log_p_NV.unflatten(0, (count, beams)), start_BL[:, place])
+        each_BJV = score_BJ[..., None] + _forced(log_p_NV.view(count, beams, -1), start_BL[:, place])
         # twice as many as beams: even if each beam ends, as many are left to go on with
         top_BK, at_BK = each_BJV.flatten(1).topk(2 * beams)
         from_BK, id_BK = at_BK // each_BJV.shape[2], at_BK % each_BJV.shape[2]

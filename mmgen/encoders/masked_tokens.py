@@ -1,5 +1,6 @@
-"""Pretraining of text encoders: hidden tokens are told from those around them (Devlin et al. 2019, arXiv:1810.04805).
+"""Pretraining of text encoders: hidden tokens are told from those around them.
 
+Devlin et al. 2019, arXiv:1810.04805.
 Shape suffixes: B batch, L text length, W width of the embedding, V vocabulary.
 """
 

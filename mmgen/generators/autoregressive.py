@@ -208,7 +208,7 @@ class Autoregressive(nn.Module):
         u_BN = row_noise(len(given), len(to) * self.length, rng, given.weights_B.device)
         given_BS = self._others(given, to)
         made = {}
-        for slot, u_BL in zip(to, u_BN.split(self.length, dim=1), strict=True):
+        for slot, u_BL in zip(to, torch.split(u_BN, self.length, dim=1), strict=True):
             prefix = self._prefix(given, self._number(slot, given), given_BS, None)
             made[slot] = self._write(prefix, self._start(given, slot), u_BL, how)
         return made
