@@ -83,7 +83,11 @@ def _kind(settings: Any) -> Any:
 
 AnyTextCodecConfig = Annotated[
     Annotated[TextCodecConfig, Tag("tokens")] | Annotated[AutoregressiveTextConfig, Tag("autoregressive")],
-    Discriminator(_kind),
+    Discriminator(
+        _kind,
+        custom_error_type="text_codec",
+        custom_error_message="wanted the settings of a text codec, of kind tokens or autoregressive",
+    ),
 ]
 
 
