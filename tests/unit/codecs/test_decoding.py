@@ -74,6 +74,39 @@ def test_beams_find_the_text_of_the_best_mean_log_probability() -> None:
     assert better > 0, "greedy found them all: this chain tests nothing"
 
 
+class SecondOrder:
+    """A chain whose next id depends on the last two, so that a beam must go on with what it has itself read."""
+
+    def __init__(self, logits_VVV: Tensor, rows: int) -> None:
+        self.logits_VVV, self.before_N = logits_VVV, torch.full((rows,), PAD)
+
+    def next(self, ids_N: Tensor) -> Tensor:
+        found, self.before_N = self.logits_VVV[self.before_N, ids_N], ids_N
+        return found
+
+    def take(self, rows_N: Tensor) -> None:
+        self.before_N = self.before_N[rows_N]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_beam_goes_on_with_what_it_has_itself_read(seed: int) -> None:
+    table = torch.randn((VOCABULARY,) * 3, generator=torch.Generator().manual_seed(seed)) * 3
+    # long texts, in which there is something to mix up
+    table[..., EOS] = -8
+
+    def score(ids: list[int]) -> float:
+        read = [PAD, *ids[: ids.index(EOS) + 1]]
+        each = [
+            float(allowed(table[before, last][None], last=at == LENGTH - 2)[0, then])
+            for at, (before, last, then) in enumerate(zip(read, read[1:], read[2:], strict=False))
+        ]
+        return sum(each) / len(each)
+
+    beams = 3 ** (LENGTH - 2)
+    (found,) = beam_search(SecondOrder(table, beams), beginning(1, LENGTH, CPU), beams).tolist()
+    assert found == max(every_text(), key=score)
+
+
 def test_what_a_text_begins_with_is_kept_and_is_not_scored() -> None:
     tables = chain(4, seed=5)
     start = beginning(4, LENGTH, CPU)

@@ -118,11 +118,12 @@ def test_guidance_asks_more_of_the_condition() -> None:
 
 
 def test_what_it_holds_of_a_slot_that_is_made_is_not_looked_at() -> None:
-    network, whole = learned(), batch(seed=1)
-    for key in (ids_key("answer"), ids_key("question")):
-        whole.masks[key] = torch.zeros_like(whole.masks[key])
-    wrong = replace(whole, values={**whole.values, "answer": whole.values["answer"].roll(1, dims=0)})
-    assert torch.equal(*(network.sample(each, ("answer",), GREEDY, rng())["answer"] for each in (whole, wrong)))
+    network, ids = generator().eval(), text("answer", KIND)
+    own, none = given(("answer", "image")), given(("image",))
+    assert torch.equal(*(network.log_probability(each, "answer", ids) for each in (own, none)))
+    assert not torch.equal(*(network.log_probability(each, "question", ids) for each in (own, none)))
+    drawn = Sampling(1, 3.0, temperature=2.0)
+    assert torch.equal(*(network.sample(each, ("answer",), drawn, rng())["answer"] for each in (own, none)))
 
 
 def test_a_target_never_sees_its_own_latent_in_training() -> None:
