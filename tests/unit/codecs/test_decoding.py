@@ -88,7 +88,8 @@ class SecondOrder:
         self.before_N = self.before_N[rows_N]
 
 
-@pytest.mark.parametrize("seed", range(5))
+# in these, and in few others, a beam that went on with what another has read ends in another text
+@pytest.mark.parametrize("seed", [7, 18, 23])
 def test_a_beam_goes_on_with_what_it_has_itself_read(seed: int) -> None:
     table = torch.randn((VOCABULARY,) * 3, generator=torch.Generator().manual_seed(seed)) * 3
     # long texts, in which there is something to mix up
