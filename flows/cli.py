@@ -292,6 +292,15 @@ def generate(
     sampler: Sampler = None,
     shift: Annotated[float, typer.Option(help="More than 1 puts more of the steps near the noise.")] = 1.0,
     steps: Steps = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Of texts written token by token: 0 is the likeliest.")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Of such texts: draw only from the K likeliest tokens.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Of such texts: only from the likeliest of this share.")] = None,
+    beams: Annotated[int | None, typer.Option(help="Of such texts: search with so many beams, draw nothing.")] = None,
+    prefix: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=TEXT", help="What the made texts of a slot begin with.")
+    ] = None,
     seed: Seed = 0,
     out: Out = OUT,
     store: StoreOption = STORE,
@@ -305,7 +314,10 @@ def generate(
     plain, pairs = read_guidance(guidance or [], "--guidance")
     away, mixed = read_named(negative or [], "--negative"), read_mix(mix or [], "--mix")
     wanted = tuple(name.strip() for name in to.split(",") if name.strip())
-    asked = Asked(plain, pairs, away, mixed, strength, sampler, shift, steps)
+    asked = Asked(
+        plain, pairs, away, mixed, strength, sampler, shift, steps, temperature, top_k, top_p, beams,
+        read_named(prefix or [], "--prefix"),
+    )  # fmt: skip
     wish = Wish(given_slots(text, image, audio, slot or []), num, seed, asked, wanted)
     _answer(as_json, make(model, wish, out, store, device), _show_files)
 

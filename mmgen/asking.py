@@ -26,6 +26,13 @@ class Asked:
     sampler: str | None = None
     shift: float = 1.0
     steps: int | None = None
+    #: of texts that are written token by token
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    beams: int | None = None
+    #: text slot → what its texts begin with, one for all conditions or one for each
+    prefix: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
 
 
 def named_slots(text: Any, image: Any, audio: Any, slots: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -104,13 +104,14 @@ class Samples:
     def beside(self, slot: str, name: str, rows: Sequence[np.ndarray | None]) -> Samples:
         """The same samples with a further slot: one row (R, …) per alternative of `slot`, drawn together with it.
 
-        rows: of each shard; None where no sample of it has `slot`.
+        rows: of each shard, all of one dtype; None where no sample of it has `slot`.
         """
-        shape = next((tuple(each.shape[1:]) for each in rows if each is not None), ())
-        layout = SlotLayout(self.layouts[slot].modality, shape, "float32")
+        first = next((each for each in rows if each is not None), np.zeros((0,), dtype=np.float32))
+        shape = tuple(first.shape[1:])
+        layout = SlotLayout(self.layouts[slot].modality, shape, str(first.dtype))
         shards = []
         for shard, made in zip(self.shards, rows, strict=True):
-            filled = np.zeros((0, *shape), dtype=np.float32) if made is None else made
+            filled = np.zeros((0, *shape), dtype=first.dtype) if made is None else made
             further = {name: SlotRows(filled, shard.slots[slot].offsets)}
             shards.append(replace(shard, layouts={**shard.layouts, name: layout}, slots={**shard.slots, **further}))
         return Samples(shards, self.label_names, {**self.drawn_with, name: slot})

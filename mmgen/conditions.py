@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from mmgen.asking import Asked, Given
 from mmgen.batches import Batch
 from mmgen.errors import ConfigError, UnknownReference, unknown_name
 from mmgen.generators.sampling import Sampling, Steering
 from mmgen.maker import Maker
+from mmgen.preprocess.text import TextPreprocess
 from mmgen.uris import read_uri
 
 GUIDANCE, JOINT_GUIDANCE, STEPS = 2.0, 1.0, 20
@@ -46,7 +49,7 @@ def check_pairs(
 def sampling(defaults: Mapping[str, float], asked: Asked, led: bool) -> Sampling:
     """With what the model's package says where nothing is asked; led: whether there is any condition.
 
-    Raises ConfigError for a negative condition that would change nothing.
+    Raises ConfigError for a negative condition that would change nothing, or numbers out of their range.
     """
     guidance, steps = asked.guidance, asked.steps
     if guidance is None:
@@ -54,7 +57,10 @@ def sampling(defaults: Mapping[str, float], asked: Asked, led: bool) -> Sampling
     if asked.negative and guidance == 1 and not asked.pairs:
         raise ConfigError("negative: a guidance of 1 moves away from nothing; wanted another guidance beside it")
     steps = int(defaults.get("steps", STEPS)) if steps is None else steps
-    return Sampling(steps, float(guidance), dict(asked.pairs), asked.sampler, asked.shift)
+    return Sampling(
+        steps, float(guidance), dict(asked.pairs), asked.sampler, asked.shift, asked.temperature, asked.top_k,
+        asked.top_p, asked.beams,
+    )  # fmt: skip
 
 
 def steering(maker: Maker, given: Sequence[Mapping[str, Given]], to: tuple[str, ...], asked: Asked) -> Steering | None:
@@ -68,6 +74,29 @@ def steering(maker: Maker, given: Sequence[Mapping[str, Given]], to: tuple[str, 
     if missing := [slot for slot in to if any(slot not in row for row in given)]:
         raise ConfigError(f"strength: wanted what is varied, '{missing[0]}' is made and not given")
     return Steering(mix, negative, {slot: conditions(maker, given).values[slot] for slot in to}, asked.strength)
+
+
+def beginnings(
+    maker: Maker, prefix: Mapping[str, str | Sequence[str]], to: Sequence[str], count: int
+) -> dict[str, Tensor]:
+    """Text slot → ids (count, L) that its texts begin with, one row per condition. Raises ConfigError."""
+    return {slot: _begun(maker, slot, begun, to, count) for slot, begun in prefix.items()}
+
+
+def _begun(maker: Maker, slot: str, begun: str | Sequence[str], to: Sequence[str], count: int) -> Tensor:
+    how = maker.codecs.preprocesses.get(slot)
+    if slot not in to or not isinstance(how, TextPreprocess):
+        raise ConfigError(f"prefix: wanted text slots that are made ({', '.join(to)}), came '{slot}'")
+    texts = [begun] * count if isinstance(begun, str) else list(begun)
+    if len(texts) != count:
+        raise ConfigError(f"prefix.{slot}: wanted one text, or one for each of {count}, came {len(texts)}")
+    for text in texts:
+        # bos and eos count too, and one id more is to be written
+        if (long := how.tokenizer.count(text)) >= how.max_tokens:
+            room = how.max_tokens - 3
+            raise ConfigError(f"prefix.{slot}: wanted at most {room} tokens, '{text[:40]}' has {long - 2}")
+    rows = np.stack([how.compact(text.encode(), slot) for text in texts])
+    return how.value(torch.from_numpy(rows)).to(maker.device)
 
 
 def conditions(maker: Maker, given: Sequence[Mapping[str, Given]]) -> Batch:

@@ -18,7 +18,7 @@ from mmgen.encoders.config import ExtractConfig
 from mmgen.errors import ConfigError, unknown_name
 from mmgen.evaluate.config import EvaluateConfig, RegisterConfig
 from mmgen.fusion.config import FusionConfig
-from mmgen.generators.config import ConcatBaselineConfig, GeneratorConfig, JointFlowConfig
+from mmgen.generators.config import AutoregressiveConfig, ConcatBaselineConfig, GeneratorConfig, JointFlowConfig
 from mmgen.modalities.config import AudioSlot, ImageSlot, SlotConfig, TextSlot
 from mmgen.settings import Settings, plain_word
 from mmgen.shard_config import ShardConfig
@@ -76,6 +76,11 @@ class Config(Settings):
             for name in (*self.generator.encoders, self.generator.target):
                 if name not in self.slots:
                     raise ValueError(f"generator: {unknown_name('slot', name, self.slots)}")
+        if isinstance(self.generator, AutoregressiveConfig):
+            texts = [name for name, slot in self.slots.items() if slot.modality == "text"]
+            for name in self.generator.targets:
+                if name not in texts:
+                    raise ValueError(f"generator.targets: {unknown_name('text slot', name, texts)}")
         return self
 
     def to_json(self) -> dict[str, Any]:

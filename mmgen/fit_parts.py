@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from mmgen.artifact import FileEntry
 from mmgen.batches import VALUE, Batch, Loader, Samples
 from mmgen.codec_set import CodecSet, codec_names, make_codec
-from mmgen.codecs.config import AudioCodecConfig, GridTerms, ImageCodecConfig, JudgesConfig, TextCodecConfig
+from mmgen.codecs.config import (
+    AudioCodecConfig,
+    AutoregressiveTextConfig,
+    GridTerms,
+    ImageCodecConfig,
+    JudgesConfig,
+    TextCodecConfig,
+)
 from mmgen.codecs.grid import GridCodec
 from mmgen.codecs.learner import GridLearner
 from mmgen.evaluate.judges import Judge, make_judge
@@ -29,7 +36,7 @@ from mmgen.training.checkpoint import Checkpoint
 from mmgen.training.loop import Trained, seed_of, train
 from mmgen.training.parallel import World
 
-CodecConfig = ImageCodecConfig | AudioCodecConfig | TextCodecConfig
+CodecConfig = ImageCodecConfig | AudioCodecConfig | TextCodecConfig | AutoregressiveTextConfig
 # enough to learn a vocabulary from; more only costs time
 TOKENIZER_TEXTS = 200_000
 # rows that statistics and scores look at, at most

@@ -21,7 +21,7 @@ from mmgen import promotions
 from mmgen.artifact import Artifact, canonical_json
 from mmgen.asking import Asked, Given, each_condition, named_slots
 from mmgen.codec_set import CodecSet
-from mmgen.conditions import check_pairs, conditions, read_given, sampling, steering, targets
+from mmgen.conditions import beginnings, check_pairs, conditions, read_given, sampling, steering, targets
 from mmgen.editing import Span, hole_of, shares
 from mmgen.errors import ConfigError, IntegrityError, UnknownReference, unknown_name
 from mmgen.generators.sampling import Steering
@@ -105,6 +105,11 @@ class Model:
         shift: float = 1.0,
         steps: int | None = None,
         seed: int = 0,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        beams: int | None = None,
+        prefix: Mapping[str, str | Sequence[str]] | None = None,
     ) -> Generated:
         """Make the slots `to` (all that are not given, if empty) from what is given, `num` samples of each condition.
 
@@ -115,10 +120,15 @@ class Model:
         mean of these conditions, several inputs of one slot or of several; what is given belongs to each.
         strength: vary a slot that is given and made too, 1 altogether, less stays nearer.
         sampler: euler, heun or dpm; shift: more than 1 puts more of its steps near the noise.
+        temperature, top_k, top_p, beams: of models that write texts token by token (see `Sampling`). prefix: text slot
+        → what its texts begin with, one for all or one per condition; best whole words, without a space behind them.
         The same seed gives the same bytes on one machine. Raises ConfigError, UnknownReference, SourceError.
         """
         wanted = (to,) if isinstance(to, str) else tuple(to)
-        asked = Asked(guidance, pairs or {}, negative or {}, tuple(mix), strength, sampler, shift, steps)
+        asked = Asked(
+            guidance, pairs or {}, negative or {}, tuple(mix), strength, sampler, shift, steps, temperature, top_k,
+            top_p, beams, prefix or {},
+        )  # fmt: skip
         return _generate(self, each_condition(named_slots(text, image, audio, slots)), wanted, num, asked, seed)
 
     def inpaint(
@@ -185,13 +195,14 @@ def _generate(
     check_pairs(asked.pairs, maker.slots, named, to)
     how = sampling(model.about.get("defaults", {}), asked, bool(named or asked.negative))
     led = steering(maker, given, to, asked)
-    condition = conditions(maker, given)
+    condition, begun = conditions(maker, given), beginnings(maker, asked.prefix, to, len(given))
     places = torch.arange(len(given)).repeat_interleave(num)
     found: list[dict[str, Any]] = [{"row": int(p), "sample": at % num} for at, p in enumerate(places)]
     for start in range(0, len(places), ROWS):
         part = places[start : start + ROWS].to(maker.device)
         rng = torch.Generator(maker.device).manual_seed(seed_of(seed, start))
-        values = maker.make(condition.take(part), to, how, rng, None if led is None else led.take(part))
+        prefix = {slot: ids_BL[part] for slot, ids_BL in begun.items()}
+        values = maker.make(condition.take(part), to, how, rng, None if led is None else led.take(part), prefix)
         for slot in to:
             for at, each in enumerate(_files(maker, slot, values[slot]), start=start):
                 found[at][slot] = each

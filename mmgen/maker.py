@@ -13,13 +13,16 @@ from torch import Tensor, nn
 from mmgen.artifact import Artifact, load_link
 from mmgen.batches import Batch, Samples
 from mmgen.codec_set import CodecSet, load_weights
+from mmgen.codecs.text import PAD
 from mmgen.errors import ConfigError, unknown_name
 from mmgen.fusion.fusion import Fusion
 from mmgen.fusion.table import make_fusion
+from mmgen.generators.autoregressive import ids_key
 from mmgen.generators.joint_flow import JointFlow, embedding_key
 from mmgen.generators.sampling import Sampling, Steering
 from mmgen.generators.table import GENERATORS
 from mmgen.store import Store
+from mmgen.training.loop import seed_of
 
 # rows that go through a network at once
 ROWS = 256
@@ -99,6 +102,13 @@ def with_embeddings(
     return latents
 
 
+def with_ids(latents: Samples, tensors: Samples, slots: Sequence[str]) -> Samples:
+    """`latents` with the token ids (L,) of these text slots beside them. tensors: the same samples, which hold them."""
+    for slot in slots:
+        latents = latents.beside(slot, ids_key(slot), [shard.slots[slot].rows for shard in tensors.shards])
+    return latents
+
+
 @dataclass(frozen=True)
 class Maker:
     """Makes values from values. All networks are in evaluation mode on `device`."""
@@ -161,19 +171,66 @@ class Maker:
 
     @torch.no_grad()
     def make(
-        self, given: Batch, to: tuple[str, ...], how: Sampling, rng: torch.Generator, steering: Steering | None = None
+        self,
+        given: Batch,
+        to: tuple[str, ...],
+        how: Sampling,
+        rng: torch.Generator,
+        steering: Steering | None = None,
+        prefix: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Values (B, …) of the slots `to`, from the slots present in `given` (`tensors` values on `device`).
 
-        steering: with `tensors` batches and values. Raises ConfigError for one that the generator cannot follow.
+        steering: with `tensors` batches and values. prefix: text slot → ids (B, L) that its texts begin with, all pads
+        for one that begins with nothing. Raises ConfigError for one of them that the generator cannot follow.
         """
         generator: Any = self.generator
         led = () if steering is None else (self._read(steering),)
+        if getattr(generator, "writes", False):
+            return self._written(given, to, how, rng, prefix or {})
+        if prefix:
+            raise ConfigError("prefix: this model makes whole texts at once; wanted a generator of kind autoregressive")
         if generator.feature_set == "tensors":
             made: dict[str, Tensor] = generator.sample(given, to, how, rng)
             return made
         latents = generator.sample(self.conditions(given), to, how, rng, *led)
         return {slot: self.codecs.decode(slot, latents[slot]) for slot in to}
+
+    def _written(
+        self, given: Batch, to: tuple[str, ...], how: Sampling, rng: torch.Generator, prefix: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Texts one slot after another: what was written of one is given to the next."""
+        generator: Any = self.generator
+        base = int(torch.randint(2**62, (), generator=rng, device=rng.device))
+        masks = {slot: torch.zeros_like(mask) if slot in to else mask for slot, mask in given.masks.items()}
+        batch, made = replace(given, masks=masks), {}
+        for slot in to:
+            # a stream for each slot, so that a row's draws in the second do not depend on how many rows the first has
+            mine = torch.Generator(rng.device).manual_seed(seed_of(base, *slot.encode()))
+            made[slot] = generator.sample(self._beginning(batch, slot, prefix), (slot,), how, mine)[slot]
+            there = torch.ones_like(batch.masks[slot])
+            batch = replace(batch, values={**batch.values, slot: made[slot]}, masks={**batch.masks, slot: there})
+        return made
+
+    def _beginning(self, given: Batch, slot: str, prefix: Mapping[str, Tensor]) -> Batch:
+        """Conditions, and how the text of `slot` begins."""
+        batch = self.conditions(given)
+        if slot not in prefix:
+            return batch
+        key, mask = ids_key(slot), (prefix[slot] != PAD).any(dim=1, keepdim=True)
+        return replace(batch, values={**batch.values, key: prefix[slot]}, masks={**batch.masks, key: mask})
+
+    @torch.no_grad()
+    def log_probability(self, given: Batch, slot: str, ids_BL: Tensor) -> Tensor:
+        """Log-probability (B, L) of each id of texts of `slot` from the other slots that are present in `given`.
+
+        0 for bos and pads. Raises ConfigError if the generator has no probabilities of texts.
+        """
+        generator: Any = self.generator
+        if not hasattr(generator, "log_probability"):
+            raise ConfigError("log_probability: wanted a generator of kind autoregressive")
+        found: Tensor = generator.log_probability(self.conditions(given), slot, ids_BL)
+        return found
 
     @torch.no_grad()
     def interpolate(

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from mmgen.adversarial import learner_of
-from mmgen.artifact import Artifact, Draft, canonical_json
-from mmgen.batches import Loader, Samples, open_samples
+from mmgen.artifact import Artifact, Draft, canonical_json, fingerprint
+from mmgen.batches import Loader, Samples, ToValue, open_samples
 from mmgen.codec_set import CodecSet, weights_of
 from mmgen.config import Config
 from mmgen.errors import ConfigError
@@ -21,12 +21,14 @@ from mmgen.fit import history
 from mmgen.fusion.fusion import Fusion
 from mmgen.fusion.targets import Target, with_targets
 from mmgen.fusion_reads import cached_args, fusion_maker, target_args, target_report
-from mmgen.generators.config import AdversarialConfig, ConcatBaselineConfig, JointFlowConfig
+from mmgen.generators.autoregressive import IDS_SUFFIX, Autoregressive
+from mmgen.generators.config import AdversarialConfig, AutoregressiveConfig, ConcatBaselineConfig, JointFlowConfig
 from mmgen.generators.label_report import label_report
 from mmgen.generators.table import GENERATORS
 from mmgen.identity import Identity, identity
-from mmgen.maker import load_fusion, load_network, new_fusion, new_generator, with_embeddings
+from mmgen.maker import load_fusion, load_network, new_fusion, new_generator, with_embeddings, with_ids
 from mmgen.preprocess.text import TextPreprocess
+from mmgen.pretrain import Texts, pretrain_text
 from mmgen.runtime import Progress, Runtime, circumstance
 from mmgen.store import sha256
 from mmgen.training.checkpoint import Checkpoint
@@ -109,7 +111,7 @@ def value_shapes(codecs: CodecSet) -> dict[str, list[int]]:
 
 def fusion_args(config: Config, codecs: CodecSet) -> dict[str, Any]:
     """Constructor arguments of the fusion model: shapes of values, classes, settings."""
-    other = ("kind", "train", "pin", "labels", "features")
+    other = ("kind", "train", "pin", "labels", "features", "pretrain")
     settings = {name: value for name, value in config.fusion.plain().items() if name not in other}
     modalities = {slot: codecs.modality(slot) for slot in codecs.slots}
     return {"modalities": modalities, "shapes": value_shapes(codecs), "classes": len(codecs.labels), **settings}
@@ -151,10 +153,26 @@ def adversarial_args(config: Config, codecs: CodecSet, inputs: Mapping[str, Arti
     return {"slots": shapes, "embedding_width": width, **settings}
 
 
+def autoregressive_args(config: Config, codecs: CodecSet, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
+    """Constructor arguments of the autoregressive generator: latent shapes, its texts' size, settings."""
+    assert isinstance(config.generator, AutoregressiveConfig)
+    settings = config.generator.model_dump(mode="json", exclude={"kind", "train", "pin", "fusion_condition"})
+    texts = {slot: how for slot, how in codecs.preprocesses.items() if isinstance(how, TextPreprocess)}
+    targets = settings["targets"] or list(texts)
+    if not targets or not set(targets) <= set(texts):
+        raise ConfigError(f"generator.targets: wanted text slots that the data has ({list(texts)}), came {targets}")
+    shapes = {slot: list(codecs.latent_shape(slot)) for slot in codecs.slots}
+    width = inputs["fusion"].facts["args"]["width"] if config.generator.fusion_condition else None
+    how = texts[targets[0]]
+    sizes = {"vocabulary": len(how.tokenizer), "length": how.max_tokens, "embedding_width": width}
+    return {**settings, "slots": shapes, "targets": targets, **sizes}
+
+
 GENERATOR_ARGS: dict[str, Callable[[Config, CodecSet, Mapping[str, Artifact]], dict[str, Any]]] = {
     "joint_flow": joint_flow_args,
     "concat_baseline": concat_baseline_args,
     "adversarial": adversarial_args,
+    "autoregressive": autoregressive_args,
 }
 
 
@@ -163,19 +181,30 @@ GENERATOR_ARGS: dict[str, Callable[[Config, CodecSet, Mapping[str, Artifact]], d
 
 @dataclass(frozen=True)
 class Job:
-    """One training. what: its name in progress and files; name: of the artifact; spec: {"kind", "args"}."""
+    """One training. what: its name in progress and files; name: of the artifact; spec: {"kind", "args"}.
+
+    pretrain: what a fusion's text encoders learn before it.
+    """
 
     what: str
     name: str
     train: TrainConfig
     seed: int
     spec: dict[str, Any]
+    pretrain: TrainConfig | None = None
 
 
 def fusion_job(config: Config, bench: Bench) -> Job:
     """The training of the configured fusion."""
     spec = as_recorded(config.fusion.kind, fusion_args(config, bench.codecs) | bench.learned_args(config))
-    return Job("fusion", f"{config.name}-fusion", config.fusion.train, seed_of(config.seed, *b"fusion"), spec)
+    return Job(
+        "fusion",
+        f"{config.name}-fusion",
+        config.fusion.train,
+        seed_of(config.seed, *b"fusion"),
+        spec,
+        config.fusion.pretrain,
+    )
 
 
 def generator_job(config: Config, bench: Bench) -> Job:
@@ -198,12 +227,15 @@ class Bench:
         network: Any = self._fresh(make, job)
         draft = Draft(self.runtime.store, "model", job.name, what.fingerprint)
         checkpoint = Checkpoint(self.runtime.store, what.fingerprint, job.train.keep_last)
+        before = Checkpoint(self.runtime.store, fingerprint(pretrain=what.fingerprint))
+        more = self._pretrained(network, job, draft, before) if job.pretrain else {}
         reports = Reports(self, network, job.train, self.runtime.progress)
         trained = self.fit(network, job, checkpoint, Callbacks(on_epoch=reports.epoch))
         report = reports.end() or self.target_report(network, job.train.batch_size)
-        made = self._commit(draft, job, what, trained, report)
+        made = self._commit(draft, job, what, trained, report, more)
         if self.world.first:
             checkpoint.clear()
+            before.clear()
         return made
 
     def trial(self, job: Job, make: Maker, checkpoint: Checkpoint, callbacks: Callbacks) -> Trained:
@@ -236,6 +268,22 @@ class Bench:
         entries = self.inputs["features"].by_role("features")
         mine = [each.facts for each in entries if (each.facts["set"], each.facts["split"]) == (self.feature_set, split)]
         return sum(int(facts["samples"]) for facts in mine)
+
+    def _pretrained(self, network: nn.Module, job: Job, draft: Draft, checkpoint: Checkpoint) -> dict[str, Any]:
+        """The text encoders of a fusion, trained in place; what the manifest says of it."""
+        assert job.pretrain is not None
+        hows = {slot: how for slot, how in self.codecs.preprocesses.items() if isinstance(how, TextPreprocess)}
+        if not hows:
+            raise ConfigError("fusion.pretrain: wanted a text slot, this data has none; leave pretrain out")
+        samples = self._samples("train", network)
+        assert samples is not None
+        texts = Texts(list(hows), next(iter(hows.values())), samples, self._samples("validation", network))
+        seed = seed_of(job.seed, *b"pretrain")
+        trained, record = pretrain_text(
+            network, texts, job.pretrain, seed, self.world, checkpoint, self.runtime.progress
+        )
+        draft.put("pretrain.jsonl", history(trained), "history")
+        return {"pretrain": record}
 
     def validation(self, network: nn.Module, seed: int, batch_size: int) -> dict[str, float] | None:
         """{"loss", "n"} over the validation rows, with noise that depends on the seed alone; None if there are none."""
@@ -280,7 +328,7 @@ class Bench:
             return make(job.spec).to(self.world.device)
 
     def _samples(self, split: str, network: nn.Module) -> Samples | None:
-        """A split's features, with the fusion embeddings beside the latents where the network wants them."""
+        """A split's features; beside latents, where the network wants them, token ids and fusion embeddings."""
         beside = bool(getattr(network, "embedding_width", None))
         if (split, beside) not in self._opened:
             self._opened[split, beside] = self._open(split, network, beside)
@@ -292,24 +340,36 @@ class Bench:
         target = getattr(network, "target", None)
         if samples is not None and isinstance(target, Target):
             samples = with_targets(samples, target)
-        if samples is None or not beside:
+        written: tuple[str, ...] = network.targets if isinstance(network, Autoregressive) else ()
+        if samples is None or not (written or beside):
             return samples
         tensors = open_samples(store, features, FUSION_SET, split)
         assert tensors is not None
+        samples = with_ids(samples, tensors, written)
+        if not beside:
+            return samples
         # frozen, so embedded once and not at every step
         fusion = load_fusion(store, self.inputs["fusion"], self.world.device)
         return with_embeddings(samples, tensors, fusion, self.codecs, self.world.device)
 
     def _loader(self, samples: Samples, batch_size: int, seed: int, world: World | None = None) -> Loader:
         place = world or self.world
-        to_value = {slot: how.value for slot, how in self.codecs.preprocesses.items()}
+        to_value: dict[str, ToValue] = {slot: how.value for slot, how in self.codecs.preprocesses.items()}
+        if self.feature_set != "tensors":
+            to_value = {name: torch.Tensor.long for name in samples.layouts if name.endswith(IDS_SUFFIX)}
         return Loader(
             samples, batch_size=batch_size, seed=seed, device=place.device, rank=place.rank, world=place.size,
-            to_value=to_value if self.feature_set == "tensors" else None,
+            to_value=to_value,
         )  # fmt: skip
 
     def _commit(
-        self, draft: Draft, job: Job, what: Identity, trained: Trained, report: Mapping[str, Any] | None
+        self,
+        draft: Draft,
+        job: Job,
+        what: Identity,
+        trained: Trained,
+        report: Mapping[str, Any] | None,
+        more: Mapping[str, Any],
     ) -> Artifact:
         weights = weights_of(trained.module)
         draft.put(f"{job.what}-{sha256(weights)[:8]}.safetensors", weights, "weights")
@@ -334,6 +394,7 @@ class Bench:
                 for entry in self.inputs["features"].by_role("features")
                 if entry.facts["split"] == "train"
             },
+            **more,
         }
         return draft.commit(
             step=f"train-{job.what}", config=what.config, facts=facts, pin=what.pin,

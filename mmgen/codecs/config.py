@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Discriminator, Field, SerializerFunctionWrapHandler, Tag, model_serializer
 
 from mmgen.settings import Settings
 from mmgen.training.config import PinConfig, TrainConfig
@@ -118,12 +119,44 @@ class TextCodecConfig(Settings):
     train: TrainConfig = TrainConfig(steps=1_000, batch_size=64, learning_rate=2e-3, warmup_steps=50)
 
 
+class AutoregressiveTextConfig(Settings):
+    """The same, and back one token after another. Settings as for `tokens`, with one more."""
+
+    kind: Literal["autoregressive"] = "autoregressive"
+    vocab_size: int = Field(512, ge=260)
+    width: int = Field(128, ge=8)
+    heads: int = Field(4, ge=1)
+    depth: int = Field(2, ge=1)
+    latent_tokens: int = Field(4, ge=1)
+    latent_width: int = Field(8, ge=1)
+    kl_weight: float = Field(1e-2, ge=0)
+    token_dropout: float = Field(0.0, ge=0, lt=1)
+    #: share of the decoder's tokens hidden in training, so that it looks at the latents
+    word_dropout: float = Field(0.3, ge=0, lt=1)
+    train: TrainConfig = TrainConfig(steps=1_000, batch_size=64, learning_rate=2e-3, warmup_steps=50)
+
+
+def _kind(settings: Any) -> Any:
+    """Which text codec is meant: `tokens` where nothing else is said."""
+    return settings.get("kind", "tokens") if isinstance(settings, Mapping) else getattr(settings, "kind", None)
+
+
+AnyTextCodecConfig = Annotated[
+    Annotated[TextCodecConfig, Tag("tokens")] | Annotated[AutoregressiveTextConfig, Tag("autoregressive")],
+    Discriminator(
+        _kind,
+        custom_error_type="text_codec",
+        custom_error_message="wanted the settings of a text codec, of kind tokens or autoregressive",
+    ),
+]
+
+
 class CodecsConfig(Settings):
     """Codecs by modality. Slots share one where their values agree in size; another size has its own, made alike."""
 
     image: ImageCodecConfig = ImageCodecConfig()
     audio: AudioCodecConfig = AudioCodecConfig()
-    text: TextCodecConfig = TextCodecConfig()
+    text: AnyTextCodecConfig = TextCodecConfig()
     pin: PinConfig = PinConfig()
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mmgen.codecs.audio import AudioCodec
+from mmgen.codecs.autoregressive import AutoregressiveTextCodec
 from mmgen.codecs.image import ImageCodec
 from mmgen.codecs.text import TextCodec
 from mmgen.codecs.vocoder import IstftVocoder
@@ -34,10 +35,11 @@ class Codec(Protocol):
         ...
 
 
-CODECS: dict[str, type[ImageCodec] | type[AudioCodec] | type[TextCodec]] = {
+CODECS: dict[str, type[ImageCodec] | type[AudioCodec] | type[TextCodec] | type[AutoregressiveTextCodec]] = {
     "conv_image": ImageCodec,
     "conv_mel": AudioCodec,
     "tokens": TextCodec,
+    "autoregressive": AutoregressiveTextCodec,
 }
 
 #: what makes sound of spectrograms; None where nothing is learned (mmgen.preprocess.audio does it)

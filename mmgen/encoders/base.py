@@ -30,8 +30,13 @@ class Encoder(nn.Module, ABC):
         """value (see the class) → e_BD. Every row by itself: what stands in other rows changes nothing."""
 
 
-class TokenEncoder(Encoder):
-    """An encoder that can also say something of each token, before it sums them up."""
+class TokenEncoder(Encoder, ABC):
+    """An encoder of texts that can also say something of each token, before it sums them up."""
+
+    #: ids to vectors of the width that `states` reads
+    embed: nn.Embedding
+    #: the width of what `states` gives
+    state_width: int
 
     @abstractmethod
     def tokens(self, value: Tensor) -> Tensor:
@@ -39,6 +44,13 @@ class TokenEncoder(Encoder):
 
         What a token is and what layers make of it, side by side, for a head to choose from (Peters et al. 2018,
         arXiv:1802.05365): the last layer alone may say of each token what it says of the text.
+        """
+
+    @abstractmethod
+    def states(self, x_BLW: Tensor, keep_BL: Tensor) -> Tensor:
+        """Embedded tokens (B, L, W) to what the encoder makes of each in its text (B, L, state_width).
+
+        keep_BL: False for padding.
         """
 
 

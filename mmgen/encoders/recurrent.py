@@ -33,21 +33,29 @@ class TextEncoder(TokenEncoder):
         self.embed = nn.Embedding(shape[1], hidden, padding_idx=PAD_ID)
         self.lstm = nn.LSTM(hidden, hidden, num_layers=layers, batch_first=True, bidirectional=True)
         self.project = nn.Linear(2 * hidden, width)
+        self.state_width = 2 * hidden
 
     def forward(self, value: Tensor) -> Tensor:
-        _, (h_n, _) = self.lstm(self._packed(value))
+        _, (h_n, _) = self._read(self.embed(value), value != PAD_ID)
         projected: Tensor = self.project(_last_states(h_n))
         return projected
 
     def tokens(self, value: Tensor) -> Tensor:
-        states, _ = self.lstm(self._packed(value))
-        states_BLH, _ = pad_packed_sequence(states, batch_first=True, total_length=value.shape[1])
-        return torch.cat([self.embed(value), states_BLH], dim=-1)
+        x_BLW = self.embed(value)
+        return torch.cat([x_BLW, self.states(x_BLW, value != PAD_ID)], dim=-1)
 
-    def _packed(self, value: Tensor) -> PackedSequence:
+    def states(self, x_BLW: Tensor, keep_BL: Tensor) -> Tensor:
+        """The last layer's two directions at each token (B, L, 2 × hidden); zeros for padding."""
+        read, _ = self._read(x_BLW, keep_BL)
+        return pad_packed_sequence(read, batch_first=True, total_length=x_BLW.shape[1])[0]
+
+    def _read(self, x_BLW: Tensor, keep_BL: Tensor) -> tuple[PackedSequence, tuple[Tensor, Tensor]]:
         # an absent text is all padding; packing wants at least one step
-        lengths_B = (value != PAD_ID).sum(dim=1).clamp(min=1).cpu()
-        return pack_padded_sequence(self.embed(value), lengths_B, batch_first=True, enforce_sorted=False)
+        lengths_B = keep_BL.sum(dim=1).clamp(min=1).cpu()
+        read: tuple[PackedSequence, tuple[Tensor, Tensor]] = self.lstm(
+            pack_padded_sequence(x_BLW, lengths_B, batch_first=True, enforce_sorted=False)
+        )
+        return read
 
 
 class RowsEncoder(Encoder):

@@ -31,20 +31,26 @@ class TransformerTextEncoder(TokenEncoder):
         self.blocks = nn.ModuleList(TransformerBlock(hidden, max(1, hidden // HEAD_WIDTH)) for _ in range(depth))
         self.norm = nn.LayerNorm(hidden)
         self.project = nn.Linear(hidden, width)
+        self.state_width = hidden
         nn.init.normal_(self.embed.weight, std=0.02)
 
     def forward(self, value: Tensor) -> Tensor:
-        e_BD: Tensor = self.project(self.norm(self._layers(value)[-1][:, 0]))
+        e_BD: Tensor = self.project(self.norm(self._layers(self.embed(value), value != PAD)[-1][:, 0]))
         return e_BD
 
     def tokens(self, value: Tensor) -> Tensor:
-        return torch.cat([layer_BLH[:, 1:] for layer_BLH in self._layers(value)], dim=-1)
+        layers = self._layers(self.embed(value), value != PAD)
+        return torch.cat([layer_BLH[:, 1:] for layer_BLH in layers], dim=-1)
 
-    def _layers(self, value: Tensor) -> list[Tensor]:
+    def states(self, x_BLW: Tensor, keep_BL: Tensor) -> Tensor:
+        """What the last block gives at each token, normalised (B, L, hidden)."""
+        out: Tensor = self.norm(self._layers(x_BLW, keep_BL)[-1][:, 1:])
+        return out
+
+    def _layers(self, x_BLW: Tensor, keep_BL: Tensor) -> list[Tensor]:
         """The read-out's state and then the tokens', (B, 1 + L, H), before the first block and after each."""
-        count = len(value)
-        x_BLW = torch.cat([self.read_out.expand(count, 1, -1), self.embed(value) + self.positions], dim=1)
-        keep_BL = torch.cat([torch.ones_like(value[:, :1], dtype=torch.bool), value != PAD], dim=1)
+        x_BLW = torch.cat([self.read_out.expand(len(x_BLW), 1, -1), x_BLW + self.positions], dim=1)
+        keep_BL = torch.cat([torch.ones_like(keep_BL[:, :1]), keep_BL], dim=1)
         layers = [x_BLW]
         for block in self.blocks:
             layers.append(block(layers[-1], keep_BL))

@@ -73,6 +73,8 @@ class FusionConfig(Settings):
     hide: float = Field(0.0, ge=0, lt=1)
     #: None: no adversarial training
     adversarial: AdversarialConfig | None = None
+    #: text encoders first learn from the training texts alone, by naming hidden tokens; None: they do not
+    pretrain: TrainConfig | None = None
     train: TrainConfig = TrainConfig(steps=500, batch_size=128, learning_rate=2e-3, warmup_steps=50)
     pin: PinConfig = PinConfig()
 
@@ -83,4 +85,4 @@ class FusionConfig(Settings):
         return self.model_dump(mode="json", exclude=unused)
 
 
-LATER = ("features", "rank", "bottlenecks", "depth", "labels", "hide", "adversarial")
+LATER = ("features", "rank", "bottlenecks", "depth", "labels", "hide", "adversarial", "pretrain")

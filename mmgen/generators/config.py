@@ -94,4 +94,42 @@ class AdversarialConfig(Settings):
         return self
 
 
-GeneratorConfig = Annotated[JointFlowConfig | ConcatBaselineConfig | AdversarialConfig, Field(discriminator="kind")]
+class AutoregressiveConfig(Settings):
+    """Text slots one token after another, from what is given of the others."""
+
+    kind: Literal["autoregressive"] = "autoregressive"
+    #: the text slots it writes; none named: all text slots
+    targets: tuple[str, ...] = ()
+    width: int = Field(128, ge=8)
+    heads: int = Field(4, ge=1)
+    #: blocks of the decoder
+    depth: int = Field(4, ge=1)
+    #: what is given of a slot: its latent tokens, its fusion embedding, or both
+    latent_condition: bool = True
+    fusion_condition: bool = True
+    #: chance of a slot that a training row has to be given
+    given_share: float = Field(0.8, ge=0, le=1)
+    #: share of training rows whose text is learned with nothing given: the branch that guidance moves away from
+    condition_dropout: float = Field(0.1, ge=0, le=1)
+    #: standard deviation of noise on what is given in training, beside latents and embeddings of deviation 1
+    given_noise: float = Field(0.1, ge=0)
+    #: share of the tokens before that are hidden in training, so that what is given is looked at
+    word_dropout: float = Field(0.1, ge=0, lt=1)
+    #: how it samples where nothing else is asked for: see mmgen.generators.sampling
+    temperature: float = Field(1.0, ge=0)
+    top_k: int | None = Field(None, ge=1)
+    top_p: float = Field(1.0, gt=0, le=1)
+    beams: int = Field(1, ge=1)
+    train: TrainConfig = TrainConfig(steps=1_500, batch_size=64, learning_rate=1e-3, ema_decay=0.999, warmup_steps=100)
+    pin: PinConfig = PinConfig()
+
+    @model_validator(mode="after")
+    def _has_a_condition(self) -> AutoregressiveConfig:
+        if not (self.latent_condition or self.fusion_condition):
+            raise ValueError("wanted latent_condition or fusion_condition, came neither")
+        return self
+
+
+GeneratorConfig = Annotated[
+    JointFlowConfig | ConcatBaselineConfig | AdversarialConfig | AutoregressiveConfig, Field(discriminator="kind")
+]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from mmgen.batches import Batch
+from mmgen.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,26 @@ class Sampling:
     sampler: str | None = None
     #: where the steps lie: 1 evenly, more closer together near the noise
     shift: float = 1.0
+    #: of texts that are written token by token; None: the generator's own
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    beams: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, good, wanted in (
+            ("temperature", self.temperature is None or self.temperature >= 0, "0 or more"),
+            ("top_k", self.top_k is None or self.top_k >= 1, "1 or more"),
+            ("top_p", self.top_p is None or 0 < self.top_p <= 1, "more than 0 and at most 1"),
+            ("beams", self.beams is None or self.beams >= 1, "1 or more"),
+        ):
+            if not good:
+                raise ConfigError(f"{name}: wanted {wanted}, came {getattr(self, name)}")
+
+    def filled(self, defaults: Sampling) -> Sampling:
+        """With what `defaults` says of how texts are written where this says nothing."""
+        names = ("temperature", "top_k", "top_p", "beams")
+        return replace(self, **{name: getattr(defaults, name) for name in names if getattr(self, name) is None})
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,9 @@ ORDER = (
     "preprocess", "features", "similarities", "batches", "codecs", "encoders", "fusion", "generators", "training",
     "codec_set", "embeddings", "extract", "maker", "pair_scores", "editing", "conditions", "generate", "evaluate",
     "fit_parts", "fit_judges", "evalset", "fit", "train", "evaluate.step", "mlflow_client", "dataset_log",
+    "preprocess", "features", "similarities", "batches", "codecs", "encoders", "fusion", "generators", "training",
+    "codec_set", "embeddings", "extract", "maker", "pair_scores", "generate", "evaluate", "fit_parts",
+    "fit_judges", "evalset", "fit", "pretrain", "train", "evaluate.step", "mlflow_client", "dataset_log",
     "served_model", "registry",
     # decides which of them runs, and imports the one that does
     "steps",

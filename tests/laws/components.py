@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from mmgen.codecs.table import CODECS, VOCODERS
 from mmgen.codecs.vocoder import vocoder_loss
 from mmgen.encoders.table import ENCODERS, make_encoder
 from mmgen.fusion.table import FUSES, make_fusion
+from mmgen.generators.autoregressive import ids_key
 from mmgen.generators.fields import FIELDS
 from mmgen.generators.joint_flow import embedding_key
 from mmgen.generators.sampling import Sampling
@@ -91,6 +92,9 @@ _CODEC_ARGS: dict[str, tuple[str, dict[str, Any]]] = {
                            "kl_weight": 1e-4}),
     "tokens": ("text", {"vocabulary": VOCABULARY, "length": LENGTH, "latent_tokens": 2, "latent_width": 8, "width": 32,
                         "heads": 2, "depth": 1, "kl_weight": 1e-4, "token_dropout": 0.0}),
+    "autoregressive": ("text", {"vocabulary": VOCABULARY, "length": LENGTH, "latent_tokens": 2, "latent_width": 8,
+                                "width": 32, "heads": 2, "depth": 1, "kl_weight": 1e-4, "token_dropout": 0.0,
+                                "word_dropout": 0.2}),
 }  # fmt: skip
 
 
@@ -235,6 +239,39 @@ def adversarial(what: str) -> Case:
     )  # fmt: skip
 
 
+def latents_and_ids() -> Batch:
+    """`latents` with the ids of the texts beside them."""
+    batch = latents()
+    whole = torch.ones(ROWS, LENGTH, dtype=torch.bool)
+    key = ids_key("text")
+    return replace(batch, values={**batch.values, key: values()["text"]}, masks={**batch.masks, key: whole})
+
+
+def autoregressive() -> Case:
+    def make() -> nn.Module:
+        return GENERATORS["autoregressive"](  # type: ignore[call-arg]
+            slots=LATENTS, targets=("text",), vocabulary=VOCABULARY, length=LENGTH, width=32, heads=2, depth=2,
+            embedding_width=EMBEDDING, condition_dropout=0.0,
+        )  # fmt: skip
+
+    def outputs(module: Any, batch: Batch) -> dict[str, Tensor]:
+        key = ids_key("text")
+        # two ids are given, the others are to be written
+        begun = replace(batch, values={**batch.values, key: batch.values[key].clone()})
+        begun.values[key][:, 3:] = 0
+        drawn, searched = (Sampling(steps=1, guidance=2.0, beams=beams) for beams in (1, 2))
+        return {
+            "drawn": module.sample(begun, ("text",), drawn, rng(5))["text"].float(),
+            "searched": module.sample(begun, ("text",), searched, rng(5))["text"].float(),
+            "log_probability": module.log_probability(batch, "text", values()["text"][: len(batch)]),
+        }
+
+    return Case(
+        "generator:autoregressive", make, latents_and_ids, outputs, lambda m, b, noise: m.loss(b, noise)["loss"],
+        fits=0.6, steps=80,
+    )  # fmt: skip
+
+
 CASES: tuple[Case, ...] = (
     *(codec(kind) for kind in _CODEC_ARGS),
     variable_codec(),
@@ -243,6 +280,7 @@ CASES: tuple[Case, ...] = (
       if modality in each.modalities),
     *(fusion(kind) for kind in FUSES),
     *(joint_flow(network) for network in FIELDS),
+    autoregressive(),
     *(concat_baseline(target) for target in SHAPES),
     *(adversarial(what) for what in ("alone", "learner")),
 )  # fmt: skip

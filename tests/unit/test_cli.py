@@ -31,7 +31,8 @@ OPTIONS = {
     "init": {"--out", "--force", "--json"},
     "generate": {
         "--text", "--image", "--audio", "--slot", "--to", "--num", "--guidance", "--negative", "--mix", "--strength",
-        "--sampler", "--shift", "--steps", "--seed", "--out", "--store", "--device", "--json",
+        "--sampler", "--shift", "--steps", "--seed", "--out", "--store", "--device", "--json", "--temperature",
+        "--top-k", "--top-p", "--beams", "--prefix",
     },
     "inpaint": {
         "--hole", "--slot", "--num", "--guidance", "--sampler", "--steps", "--seed", "--out", "--store", "--device",
@@ -129,6 +130,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
         (["inpaint", "m", "image=a.png", "--hole", "0.2-0.5"], ["--hole", "START:STOP", "0.2-0.5"]),
         (["inpaint", "m", "image", "--hole", "0:1"], ["NAME=FILE", "image"]),
         (["interpolate", "m", "--from", "image=a.png"], ["--to"]),
+        (["generate", "m", "--to", "text", "--prefix", "a cat"], ["--prefix", "NAME=VALUE", "a cat"]),
         (["init", "no.csv"], ["no.csv", "no such file"]),
         (["deploy", "nowhere.yaml"], ["PREFECT_API_URL"]),
     ],

@@ -15,6 +15,7 @@ BASELINE = {
     "encoders": {"text": {"kind": "bilstm_text"}, "image": {"kind": "resnet18_image"}},
     "target": "image",
 }
+WRITER = {"kind": "autoregressive"}
 
 
 def build(**more):
@@ -50,6 +51,14 @@ def test_another_kind_replaces_the_recipes_section_whole():
     assert made.generator.kind == "concat_baseline"
 
 
+def test_a_text_codec_of_another_kind_is_laid_upon_the_recipes_settings():
+    made = config.build(
+        {"name": "m", "recipe": "spoken_digits", "source": TABLE, "codecs": {"text": {"kind": "autoregressive"}}}
+    )
+    assert (made.codecs.text.kind, made.codecs.text.kl_weight) == ("autoregressive", 0.03)
+    assert build().codecs.text.kind == "tokens"
+
+
 def test_the_path_of_a_source_is_relative_to_the_configuration(tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text(yaml.safe_dump({"name": "mine", "source": TABLE}))
@@ -72,6 +81,11 @@ def test_the_path_of_a_source_is_relative_to_the_configuration(tmp_path):
         ({"validate": {"splits": {"train": 0.5}}}, "wanted shares that add up to 1"),
         ({"fusion": {"train": {"steps": 5, "epochs": 2}}}, "exactly one of steps and epochs"),
         ({"extract": {"encoders": {"imag": {"kind": "cnn_image"}}}}, "unknown slot 'imag': did you mean 'image'"),
+        ({"codecs": {"text": {"kind": "tokns"}}}, "codecs.text: wanted .* of kind tokens or autoregressive"),
+        ({"codecs": {"text": {"widht": 3}}}, "codecs.text.widht: unknown key .* did you mean 'width'"),
+        ({"generator": WRITER | {"targets": ["txt"]}}, "generator.targets: unknown text slot 'txt': did you mean"),
+        ({"generator": WRITER | {"targets": ["image"]}}, "unknown text slot 'image'"),
+        ({"generator": WRITER | {"latent_condition": False, "fusion_condition": False}}, "came neither"),
         ({"generator": BASELINE | {"target": "imagee"}}, "unknown slot 'imagee': did you mean 'image'"),
         ({"generator": BASELINE | {"encoders": {"audio": {"kind": "cnn_mel"}}}}, "unknown slot 'audio'"),
     ],
@@ -111,6 +125,8 @@ def test_paths_and_pin_policies_are_no_identity():
     [
         ({"generator": {"width": 64}}, {"train-generator"}),
         ({"fusion": {"width": 64}}, {"train-fusion"}),
+        ({"fusion": {"pretrain": {"steps": 5}}}, {"train-fusion"}),
+        ({"codecs": {"text": {"kind": "autoregressive"}}}, {"fit"}),
         ({"codecs": {"image": {"depth": 3}}}, {"fit"}),
         ({"shard": {"max_samples": 10}}, {"shard"}),
         ({"evaluate": {"guidance": 5.0}}, {"evaluate"}),

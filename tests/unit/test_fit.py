@@ -10,7 +10,7 @@ import pytest
 
 from mmgen import artifact as artifacts
 from mmgen.artifact import Artifact
-from mmgen.codec_set import codec_names, read_slots
+from mmgen.codec_set import CodecSet, codec_names, read_slots
 from mmgen.fit import fit, still_good
 from mmgen.fit_judges import load_judges
 from mmgen.runtime import Runtime
@@ -64,6 +64,19 @@ def test_it_commits_codecs_judges_and_the_evaluation_set(line: Line) -> None:
 
 def test_checkpoints_are_gone_once_it_is_committed(line: Line) -> None:
     assert not [path for path in line.store.walk("") if path.startswith("runs/checkpoints")]
+
+
+def test_the_autoregressive_text_codec_takes_the_place_of_the_parallel_one(line: Line) -> None:
+    made = again(line, **changed("text", kind="autoregressive", word_dropout=0.2))
+    assert refitted(line.made["fit"], made) == ["codec:text"]
+    spec = made.facts["codecs"]["text"]
+    assert (spec["kind"], spec["args"]["word_dropout"]) == ("autoregressive", 0.2)
+    codecs = CodecSet.load(line.store, made)
+    ids = codecs.value("text", b"sample 3 of class 3")
+    back = codecs.decode("text", codecs.encode("text", ids))
+    assert back.shape == ids.shape
+    assert (back[:, 0] == ids[:, 0]).all()
+    assert made.facts["reconstruction"]["text"]["score"] >= 0
 
 
 def test_a_change_of_one_codec_refits_that_one_alone(line: Line) -> None:

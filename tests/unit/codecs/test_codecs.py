@@ -20,8 +20,12 @@ SPECS: dict[str, dict[str, Any]] = {
         "vocabulary": 12, "length": 8, "latent_tokens": 2, "latent_width": 4, "width": 16, "heads": 2, "depth": 1,
         "kl_weight": 1e-3, "token_dropout": 0.0,
     },
+    "autoregressive": {
+        "vocabulary": 12, "length": 8, "latent_tokens": 2, "latent_width": 4, "width": 16, "heads": 2, "depth": 1,
+        "kl_weight": 1e-3, "token_dropout": 0.0, "word_dropout": 0.3,
+    },
 }  # fmt: skip
-LATENTS = {"conv_image": (4, 4), "conv_mel": (8, 4), "tokens": (2, 4)}
+LATENTS = {"conv_image": (4, 4), "conv_mel": (8, 4), "tokens": (2, 4), "autoregressive": (2, 4)}
 
 
 def make(kind: str) -> Any:
