@@ -58,7 +58,8 @@ class TrainConfig(Settings):
     patience: int | None = Field(None, ge=1)
     #: only kernels whose result does not depend on timing: on a GPU slower, on a CPU all are such
     deterministic: bool = False
-    #: `torch.compile` of the loss. Its first step takes minutes, so it pays for long trainings only; dropout draws
+    #: `torch.compile` of the loss. On a busy CPU the first step of the joint flow takes minutes (2,500 steps of it take
+    #: five), so measure before you turn it on; dropout draws
     #: other numbers
     compile: bool = False
 
