@@ -15,13 +15,14 @@ from mmgen import artifact as artifacts
 from mmgen.artifact import Artifact, Draft, FileEntry, fingerprint
 from mmgen.batches import Samples
 from mmgen.codec_set import CodecSet, read_slots, weights_of
+from mmgen.codecs.config import PretrainedCodecConfig
 from mmgen.config import Config
 from mmgen.errors import ConfigError
 from mmgen.evalset import fit_evalset
 from mmgen.extract import Plan, ensure, known_files, tensor_plan
 from mmgen.features import FeatureShard
 from mmgen.fit_judges import fit_judges, load_judges
-from mmgen.fit_parts import Bench, fit_codec, fit_tokenizer, latent_scale, part_seed, reconstruction
+from mmgen.fit_parts import Bench, fit_codec, fit_tokenizer, latent_scale, load_codec, part_seed, reconstruction
 from mmgen.identity import STEP_VERSIONS, identity
 from mmgen.preprocess.table import preprocesses
 from mmgen.preprocess.text import Tokenizer
@@ -66,10 +67,12 @@ def check_slots(config: Config) -> None:
         declared = settings.model_dump(exclude={"column", "crop", "resize"})
         other, wanted = first.setdefault(settings.modality, (slot, declared))
         if declared != wanted:
-            changed = sorted(key for key in declared if declared[key] != wanted[key])
+            # what is left out is at its default (Settings.later)
+            changed = sorted(key for key in {**declared, **wanted} if declared.get(key) != wanted.get(key))
+            there, here = (getattr(config.slots[each], changed[0]) for each in (other, slot))
             raise ConfigError(
                 f"slots.{slot}.{changed[0]}: slots of one modality share a codec and must agree; wanted "
-                f"{wanted[changed[0]]!r} as in '{other}', came {declared[changed[0]]!r}"
+                f"{there!r} as in '{other}', came {here!r}"
             )
 
 
@@ -233,15 +236,17 @@ class _Fit:
 
     def _codec(self, modality: Modality, slots: list[str], how: Any, train: Samples, basis: str | None) -> _Part:
         name, settings = f"codec:{modality}", getattr(self.config.codecs, modality)
+        pretrained = isinstance(settings, PretrainedCodecConfig)
         declared = {slot: {k: v for k, v in self.slots[slot].items() if k != "column"} for slot in slots}
         pin = fingerprint(
-            part=name, version=STEP_VERSIONS["fit"], settings=settings.model_dump(mode="json"), slots=declared,
+            part=name, version=STEP_VERSIONS["fit"], settings=self.what.config["codecs"][modality], slots=declared,
             seed=self.config.seed, tokenizer=basis,
         )  # fmt: skip
         old, why = self._earlier(name, pin)
         if old is not None:
             record = dict(old.facts["parts"][name])
-            why = self._outgrown(record, old)
+            # there is no training that new data could ask for
+            why = "" if pretrained else self._outgrown(record, old)
             if not why:
                 self.runtime.progress.say(f"fit: {name} is adopted from {old.ref}, its configuration is unchanged")
                 facts = {
@@ -252,6 +257,13 @@ class _Fit:
                 curves = [entry for entry in old.by_role("history") if entry.path.endswith(f"/codec-{modality}.jsonl")]
                 return _Part(name, [old.file(name), *curves], record, facts)
         record = self._record(pin, why)
+        if pretrained:
+            spec, loaded = load_codec(settings, how)
+            data = weights_of(loaded)
+            files = [self._put(f"codec-{modality}-{sha256(data)[:8]}.safetensors", data, name)]
+            network = loaded.to(self.device).eval().requires_grad_(False)
+            scale = {slot: latent_scale(network, how, train.pooled([slot]), self.device) for slot in slots}
+            return _Part(name, files, record, {"modality": modality, "spec": spec, "scale": scale})
         checkpoint = Checkpoint(self.store, record["fingerprint"])
         spec, trained = fit_codec(
             self.bench, settings, how, train.pooled(slots), part_seed(self.config.seed, name), checkpoint

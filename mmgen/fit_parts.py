@@ -14,11 +14,23 @@ from torch import Tensor, nn
 from mmgen.artifact import FileEntry
 from mmgen.batches import VALUE, Batch, Loader, Samples
 from mmgen.codec_set import CodecSet, make_codec
-from mmgen.codecs.config import AudioCodecConfig, ImageCodecConfig, JudgesConfig, TextCodecConfig
+from mmgen.codecs.config import (
+    AudioCodecConfig,
+    AutoencoderKLConfig,
+    EncodecConfig,
+    ImageCodecConfig,
+    JudgesConfig,
+    TextCodecConfig,
+)
+from mmgen.codecs.pretrained import AutoencoderKLCodec, EncodecCodec, architecture_of
 from mmgen.evaluate.judges import Judge, make_judge
 from mmgen.extract import alternatives, read_media
+from mmgen.errors import ConfigError
+from mmgen.preprocess.audio import AudioPreprocess
+from mmgen.preprocess.image import ImagePreprocess
 from mmgen.preprocess.table import Preprocess
 from mmgen.preprocess.text import PAD, TextPreprocess, Tokenizer
+from mmgen.pretrained import folder_of
 from mmgen.records import Modality
 from mmgen.runtime import Progress
 from mmgen.store import Store
@@ -89,6 +101,34 @@ def fit_codec(
         checkpoint=checkpoint, progress=bench.progress,
     )  # fmt: skip
     return {"kind": config.kind, "args": args}, trained
+
+
+def load_codec(config: AutoencoderKLConfig | EncodecConfig, how: Preprocess) -> tuple[dict[str, Any], nn.Module]:
+    """A codec that another library trained. Returns what it is made with, {"kind", "args"}, and itself.
+
+    Raises ConfigError for slots whose values are not what it was trained on.
+    """
+    folder = folder_of(config.source, config.revision, f"codecs.{how.modality}.source")
+    sizes: dict[str, Any]
+    if isinstance(config, AutoencoderKLConfig):
+        assert isinstance(how, ImagePreprocess)
+        if (how.mean, how.std) != (0.5, 0.5):
+            raise ConfigError(
+                f"slots.….mean, std: wanted 0.5 and 0.5 for autoencoder_kl (it was trained on [-1, 1]), came {how.mean} "
+                f"and {how.std}"
+            )
+        sizes = dict(zip(("channels", "height", "width"), how.shape, strict=True))
+        made: nn.Module = AutoencoderKLCodec.load(folder, **sizes)
+        architecture = architecture_of(folder, "AutoencoderKL")
+    else:
+        assert isinstance(how, AudioPreprocess)
+        if how.representation != "waveform":
+            raise ConfigError(
+                "slots.….representation: wanted waveform for encodec, which reads and makes sound itself, came mel"
+            )
+        sizes = {"samples": how.samples, "sample_rate_hz": how.sample_rate_hz}
+        made, architecture = EncodecCodec.load(folder, **sizes), architecture_of(folder, "EncodecModel")
+    return {"kind": config.kind, "args": {"architecture": architecture, **sizes}}, made
 
 
 def _loader(bench: Bench, samples: Samples, indices: np.ndarray, how: Preprocess, batch_size: int, seed: int) -> Loader:

@@ -14,6 +14,7 @@ from mmgen.artifact import Artifact, fingerprint
 from mmgen.config import Config
 from mmgen.errors import ConfigError
 from mmgen.modalities.config import ScanConfig
+from mmgen.pretrained import digest_of
 from mmgen.reasons import REASONS
 from mmgen.sources.config import ClipConfig
 from mmgen.store import sha256_file
@@ -77,7 +78,7 @@ def config_part(step: str, config: Config) -> dict[str, Any]:
         case "shard":
             return {"shard": whole["shard"], "seed": config.seed}
         case "fit":
-            parts = {"codecs": whole["codecs"], "judges": whole["judges"], "slots": slots}
+            parts = {"codecs": _codecs_by_digest(whole["codecs"]), "judges": whole["judges"], "slots": slots}
             return _unpinned(parts) | {"seed": config.seed, "evalset_samples": config.evaluate.max_samples}
         case "extract":
             return {"slots": slots, **(_by_digest(whole["extract"]) if config.extract.encoders else {})}
@@ -107,6 +108,23 @@ def weights_digest(slot: str, path: str | None) -> str | None:
     except OSError as error:
         wanted = f"encoders.{slot}.weights: wanted a local safetensors file"
         raise ConfigError(f"{wanted}, came '{path}': {error.strerror}") from error
+
+
+def source_counted(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Settings that name another library's model by `source` and `revision`, with what it counts by in their place.
+
+    Raises ConfigError, StoreError (see mmgen.pretrained).
+    """
+    kept = {name: value for name, value in settings.items() if name not in ("source", "revision")}
+    return kept | {"source": digest_of(settings["source"], settings["revision"], where)}
+
+
+def _codecs_by_digest(codecs: dict[str, Any]) -> dict[str, Any]:
+    """Settings of the codecs, pretrained ones by the bytes of their weights."""
+    return {
+        name: source_counted(each, f"codecs.{name}.source") if "source" in each else each
+        for name, each in codecs.items()
+    }
 
 
 def _by_digest(settings: dict[str, Any]) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mmgen.settings import Settings
 from mmgen.training.config import PinConfig, TrainConfig
@@ -58,13 +58,48 @@ class TextCodecConfig(Settings):
     train: TrainConfig = TrainConfig(steps=1_000, batch_size=64, learning_rate=2e-3, warmup_steps=50)
 
 
+class PretrainedCodecConfig(Settings):
+    """A codec that another library trained; `fit` takes its weights as they are, and they count by their bytes."""
+
+    #: a folder that save_pretrained wrote, or the name of a model on the hub; never part of a fingerprint
+    source: str
+    #: a commit, tag or branch of the hub's model; None: its main one
+    revision: str | None = None
+
+
+class AutoencoderKLConfig(PretrainedCodecConfig):
+    """diffusers' AutoencoderKL (extra `pretrained`). Image slots keep mean and std at 0.5: it wants [-1, 1]."""
+
+    kind: Literal["autoencoder_kl"]
+
+
+class EncodecConfig(PretrainedCodecConfig):
+    """transformers' EncodecModel (extra `pretrained`). Audio slots are waveforms, at the codec's own sample rate."""
+
+    kind: Literal["encodec"]
+
+
+AnyImageCodec = Annotated[ImageCodecConfig | AutoencoderKLConfig, Field(discriminator="kind")]
+AnyAudioCodec = Annotated[AudioCodecConfig | EncodecConfig, Field(discriminator="kind")]
+
+
 class CodecsConfig(Settings):
     """One codec per modality, shared by its slots."""
 
-    image: ImageCodecConfig = ImageCodecConfig()
-    audio: AudioCodecConfig = AudioCodecConfig()
+    image: AnyImageCodec = ImageCodecConfig()
+    audio: AnyAudioCodec = AudioCodecConfig()
     text: TextCodecConfig = TextCodecConfig()
     pin: PinConfig = PinConfig()
+
+    @field_validator("image", mode="before")
+    @classmethod
+    def _image_kind(cls, settings: Any) -> Any:
+        return {"kind": "conv_image", **settings} if isinstance(settings, dict) else settings
+
+    @field_validator("audio", mode="before")
+    @classmethod
+    def _audio_kind(cls, settings: Any) -> Any:
+        return {"kind": "conv_mel", **settings} if isinstance(settings, dict) else settings
 
 
 class JudgesConfig(Settings):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmgen.codecs.audio import AudioCodec
 from mmgen.codecs.image import ImageCodec
+from mmgen.codecs.pretrained import AutoencoderKLCodec, EncodecCodec
 from mmgen.codecs.text import TextCodec
 
 
@@ -33,8 +34,12 @@ class Codec(Protocol):
         ...
 
 
-CODECS: dict[str, type[ImageCodec] | type[AudioCodec] | type[TextCodec]] = {
+CODECS: dict[
+    str, type[ImageCodec] | type[AudioCodec] | type[TextCodec] | type[AutoencoderKLCodec] | type[EncodecCodec]
+] = {
     "conv_image": ImageCodec,
     "conv_mel": AudioCodec,
     "tokens": TextCodec,
+    "autoencoder_kl": AutoencoderKLCodec,
+    "encodec": EncodecCodec,
 }

@@ -28,8 +28,13 @@ class ImageSlot(Settings):
 class AudioSlot(Settings):
     """An audio slot: downmixed, resampled, cropped or padded to a length, then a log-mel spectrogram."""
 
+    later = frozenset({"representation"})
+
     modality: Literal["audio"] = "audio"
     column: str | None = None
+    #: what its values are: a log-mel spectrogram (M, T), or the waveform itself (1, samples) with the mel settings
+    #: unused, as codecs and encoders of other libraries want it
+    representation: Literal["mel", "waveform"] = "mel"
     sample_rate_hz: int = Field(16_000, ge=4_000, le=192_000)
     seconds: float = Field(1.0, gt=0, le=60)
     mels: int = Field(64, ge=8)

@@ -42,7 +42,8 @@ def filters(sample_rate_hz: int, mels: int, n_fft: int, f_min_hz: float, f_max_h
 class AudioPreprocess:
     """Downmix, resample, crop or pad to `seconds`, magnitude mel spectrogram, natural log.
 
-    [log_floor, log_ceiling] maps to [-1, 1]; louder is let through, quieter is the floor.
+    [log_floor, log_ceiling] maps to [-1, 1]; louder is let through, quieter is the floor. With `representation`
+    waveform the clip itself is the value, (1, samples) in [-1, 1], kept as float16 (steps 66 dB under each sample).
     """
 
     sample_rate_hz: int
@@ -55,12 +56,15 @@ class AudioPreprocess:
     crop: Literal["start", "centre", "random"] = "start"
     log_floor: float = -8.0
     log_ceiling: float = 4.0
+    representation: Literal["mel", "waveform"] = "mel"
 
     modality: ClassVar[Modality] = "audio"
     extension: ClassVar[str] = "wav"
     dtype: ClassVar[str] = "float16"
 
     def __post_init__(self) -> None:
+        if self.representation == "waveform":
+            return
         if self.log_ceiling <= self.log_floor:
             raise ConfigError(f"log_ceiling: wanted more than log_floor {self.log_floor}, came {self.log_ceiling}")
         if not 0 <= self.f_min_hz < self._top_hz <= self.sample_rate_hz / 2:
@@ -92,16 +96,19 @@ class AudioPreprocess:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(M, T)."""
+        """(M, T); (1, samples) of a waveform."""
+        if self.representation == "waveform":
+            return (1, self.samples)
         return (self.mels, self.samples // self.hop)
 
     def compact(self, data: bytes, key: str) -> np.ndarray:
-        """float16 log-mel (M, T) of a sound file; `key` seeds a random crop. Raises SourceError."""
+        """float16 (M, T) or (1, samples) of a sound file; `key` seeds a random crop. Raises SourceError."""
         samples, rate = AudioMedia().decode(data)
         if samples.shape[1] == 0:
             raise SourceError("audio: wanted at least one sample, came none")
-        wave = torch.from_numpy(downmix(samples))
-        return self.log_mel(self.clip(wave, rate, key)).numpy().astype(np.float16)
+        clip = self.clip(torch.from_numpy(downmix(samples)), rate, key)
+        found = clip[None] if self.representation == "waveform" else self.log_mel(clip)
+        return found.numpy().astype(np.float16)
 
     def clip(self, wave: Tensor, rate_hz: int, key: str = "") -> Tensor:
         """(samples,) at the slot's rate of (N,) at `rate_hz`: resampled, then cropped or padded with silence."""
@@ -121,11 +128,15 @@ class AudioPreprocess:
         return torch.log(mel_MT.clamp(min=float(np.exp(self.log_floor))))
 
     def value(self, compact: Tensor) -> Tensor:
-        """About [-1, 1], float32 (B, M, T), of log-mels (B, M, T)."""
+        """About [-1, 1], float32 (B, M, T), of log-mels (B, M, T); a waveform as it is."""
+        if self.representation == "waveform":
+            return compact.float()
         return (compact.float() - self.log_floor) * (2 / (self.log_ceiling - self.log_floor)) - 1
 
     def waves(self, value: Tensor) -> Tensor:
         """Sound (B, samples) in [-1, 1] of values (B, M, T). The same value gives the same sound."""
+        if self.representation == "waveform":
+            return value.detach().float().cpu()[:, 0].clamp(-1, 1)
         span = (self.log_ceiling - self.log_floor) / 2
         log_BMT = ((value.detach().float().cpu().clamp(-1, 1.25) + 1) * span + self.log_floor).clamp(min=self.log_floor)
         # the frame that `log_mel` dropped

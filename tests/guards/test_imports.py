@@ -12,7 +12,7 @@ from tests.guards.source import PACKAGES, imports, modules, parsed, where
 # mmgen from the ground up: a file imports only from rooms that stand before its own, or from its own room
 ORDER = (
     "errors", "records", "reasons", "addresses", "filesystems", "store", "uris", "artifact", "tombstones",
-    "runtime", "settings",
+    "runtime", "settings", "pretrained",
     # every room's config.py and those of single files stand here, whatever else their room may need
     "configs",
     "tables", "tars", "order", "modalities", "dataset", "sources", "duplicates",
