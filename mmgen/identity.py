@@ -83,7 +83,7 @@ def config_part(step: str, config: Config) -> dict[str, Any]:
         case "extract":
             return {"slots": slots, **(_by_digest(whole["extract"]) if config.extract.encoders else {})}
         case "train-fusion":
-            return _unpinned({"fusion": whole["fusion"]}) | {"seed": config.seed}
+            return _unpinned({"fusion": _by_digest(whole["fusion"])}) | {"seed": config.seed}
         case "train-generator":
             return _unpinned({"generator": _by_digest(whole["generator"])}) | {"seed": config.seed}
         case "evaluate":
@@ -110,6 +110,15 @@ def weights_digest(slot: str, path: str | None) -> str | None:
         raise ConfigError(f"{wanted}, came '{path}': {error.strerror}") from error
 
 
+def encoder_counted(slot: str, settings: Mapping[str, Any] | str) -> Any:
+    """Settings of an encoder, its weights counted by their bytes. Raises ConfigError, StoreError."""
+    if isinstance(settings, str):
+        return settings
+    if "source" in settings:
+        return source_counted(settings, f"encoders.{slot}.source")
+    return {**settings, "weights": weights_digest(slot, settings["weights"])}
+
+
 def source_counted(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Settings that name another library's model by `source` and `revision`, with what it counts by in their place.
 
@@ -132,8 +141,7 @@ def _by_digest(settings: dict[str, Any]) -> dict[str, Any]:
     encoders = settings.get("encoders")
     if not encoders:
         return settings
-    counted = {slot: {**each, "weights": weights_digest(slot, each["weights"])} for slot, each in encoders.items()}
-    return {**settings, "encoders": counted}
+    return {**settings, "encoders": {slot: encoder_counted(slot, each) for slot, each in encoders.items()}}
 
 
 def _unpinned(parts: dict[str, Any]) -> dict[str, Any]:

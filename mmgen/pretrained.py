@@ -120,12 +120,13 @@ def whole(kind: Any, folder: Path, **how: Any) -> Any:
     how: further arguments of `from_pretrained`. Raises ConfigError if a tensor is missing, which the libraries would
     fill with random numbers, or is of another shape.
     """
+    broken = importlib.import_module("safetensors").SafetensorError
     try:
         with _silent(kind.__module__.split(".")[0]):
             made, info = kind.from_pretrained(
                 str(folder), use_safetensors=True, local_files_only=True, output_loading_info=True, **how
             )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, broken) as error:
         said = " ".join(str(error).split())[:300]
         raise ConfigError(f"{folder}: not a {kind.__name__} that can be read: {said}") from error
     if missing := sorted(map(str, info["missing_keys"])):
@@ -135,12 +136,14 @@ def whole(kind: Any, folder: Path, **how: Any) -> Any:
 
 @contextlib.contextmanager
 def _silent(name: str) -> Iterator[None]:
-    """Without a library's own progress bars, which would stand between ours."""
+    """Without a library's own progress bars and its table of tensors left over: what is missing is an error here."""
     words = importlib.import_module(f"{name}.utils.logging")
-    shown = words.is_progress_bar_enabled()
+    shown, level = words.is_progress_bar_enabled(), words.get_verbosity()
     words.disable_progress_bar()
+    words.set_verbosity_error()
     try:
         yield
     finally:
+        words.set_verbosity(level)
         if shown:
             words.enable_progress_bar()

@@ -14,6 +14,8 @@ from mmgen.artifact import Artifact, Draft, canonical_json
 from mmgen.batches import Loader, Samples, open_samples
 from mmgen.codec_set import CodecSet, weights_of
 from mmgen.config import Config
+from mmgen.encoders.foreign_text import give_tokenizer
+from mmgen.encoders.specs import encoder_spec, encoder_start
 from mmgen.errors import ConfigError
 from mmgen.features import FeatureSet
 from mmgen.fit import history
@@ -127,16 +129,17 @@ def concat_baseline_args(config: Config, codecs: CodecSet, inputs: Mapping[str, 
     settings = config.generator
     assert isinstance(settings, ConcatBaselineConfig)
     assert inputs
+    encoders = settings.encoders
     return {
         "modalities": {slot: codecs.modality(slot) for slot in codecs.slots},
         "shapes": value_shapes(codecs),
-        "encoders": {slot: encoder.kind for slot, encoder in settings.encoders.items()},
-        "widths": {slot: encoder.width for slot, encoder in settings.encoders.items()},
+        "encoders": {slot: encoder_spec(each, codecs.preprocesses[slot], slot) for slot, each in encoders.items()},
+        "widths": {slot: encoder.width for slot, encoder in encoders.items()},
         "target": settings.target,
         "classes": len(codecs.labels),
         "label_weight": settings.label_weight,
         "hide": settings.hide,
-        "weights": {slot: encoder.weights for slot, encoder in settings.encoders.items() if encoder.weights},
+        "weights": {slot: start for slot, each in encoders.items() if (start := encoder_start(each))},
     }
 
 
@@ -208,7 +211,9 @@ class Bench:
         """A new network whose first weights depend on the seed alone."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(job.seed)
-            return make(job.spec).to(self.world.device)
+            network = make(job.spec)
+        give_tokenizer(network, self.codecs.tokenizer)
+        return network.to(self.world.device)
 
     def _samples(self, split: str, network: nn.Module) -> Samples | None:
         """A split's features, with the fusion embeddings beside the latents where the network wants them."""
