@@ -23,9 +23,9 @@ from mmgen.codecs.config import (
     TextCodecConfig,
 )
 from mmgen.codecs.pretrained import AutoencoderKLCodec, EncodecCodec, architecture_of
+from mmgen.errors import ConfigError
 from mmgen.evaluate.judges import Judge, make_judge
 from mmgen.extract import alternatives, read_media
-from mmgen.errors import ConfigError
 from mmgen.preprocess.audio import AudioPreprocess
 from mmgen.preprocess.image import ImagePreprocess
 from mmgen.preprocess.table import Preprocess
@@ -114,8 +114,8 @@ def load_codec(config: AutoencoderKLConfig | EncodecConfig, how: Preprocess) -> 
         assert isinstance(how, ImagePreprocess)
         if (how.mean, how.std) != (0.5, 0.5):
             raise ConfigError(
-                f"slots.….mean, std: wanted 0.5 and 0.5 for autoencoder_kl (it was trained on [-1, 1]), came {how.mean} "
-                f"and {how.std}"
+                "slots.….mean, std: wanted 0.5 and 0.5 for autoencoder_kl (it was trained on [-1, 1]), "
+                f"came {how.mean} and {how.std}"
             )
         sizes = dict(zip(("channels", "height", "width"), how.shape, strict=True))
         made: nn.Module = AutoencoderKLCodec.load(folder, **sizes)

@@ -83,9 +83,9 @@ def config_part(step: str, config: Config) -> dict[str, Any]:
         case "extract":
             return {"slots": slots, **(_by_digest(whole["extract"]) if config.extract.encoders else {})}
         case "train-fusion":
-            return _unpinned({"fusion": _by_digest(whole["fusion"])}) | {"seed": config.seed}
+            return _unpinned({"fusion": _started(_by_digest(whole["fusion"]))}) | {"seed": config.seed}
         case "train-generator":
-            return _unpinned({"generator": _by_digest(whole["generator"])}) | {"seed": config.seed}
+            return _unpinned({"generator": _started(_by_digest(whole["generator"]))}) | {"seed": config.seed}
         case "evaluate":
             return {"evaluate": whole["evaluate"]}
         case "register":
@@ -142,6 +142,11 @@ def _by_digest(settings: dict[str, Any]) -> dict[str, Any]:
     if not encoders:
         return settings
     return {**settings, "encoders": {slot: encoder_counted(slot, each) for slot, each in encoders.items()}}
+
+
+def _started(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without the name of the model to start from: that is an input, and counts as one."""
+    return {**settings, "init": {"what": settings["init"]["what"]}} if settings.get("init") else settings
 
 
 def _unpinned(parts: dict[str, Any]) -> dict[str, Any]:

@@ -47,7 +47,9 @@ def folder_of(source: str, revision: str | None, where: str) -> Path:
     folder = Path(source).expanduser()
     if not folder.is_dir():
         if source.startswith((".", "/", "~")) or source.count("/") > 1:
-            raise ConfigError(f"{where}: wanted a folder that save_pretrained wrote, or a hub's name; no folder {source}")
+            raise ConfigError(
+                f"{where}: wanted a folder that save_pretrained wrote, or a hub's name; no folder {source}"
+            )
         folder = _from_hub(source, revision, where)
     elif revision is not None:
         raise ConfigError(f"{where}: a revision belongs to a hub's name; {source} is a folder: leave `revision` out")

@@ -23,6 +23,7 @@ from mmgen.generators.config import ConcatBaselineConfig, JointFlowConfig
 from mmgen.generators.label_report import label_report
 from mmgen.generators.table import GENERATORS
 from mmgen.identity import Identity, identity
+from mmgen.initial import ROLE
 from mmgen.maker import load_fusion, load_network, new_fusion, new_generator, with_embeddings
 from mmgen.preprocess.text import TextPreprocess
 from mmgen.runtime import Progress, Runtime, circumstance
@@ -31,6 +32,7 @@ from mmgen.training.checkpoint import Checkpoint
 from mmgen.training.config import TrainConfig
 from mmgen.training.loop import Callbacks, Trained, mean_loss, seed_of, train
 from mmgen.training.parallel import World, joined
+from mmgen.training.start import start
 
 FUSION_SET: FeatureSet = "tensors"
 
@@ -40,7 +42,8 @@ def train_fusion(config: Config, inputs: Mapping[str, Artifact], runtime: Runtim
     with joined(runtime.device) as world:
         bench = Bench(runtime, inputs, world, FUSION_SET)
         spec = as_recorded(config.fusion.kind, fusion_args(config, bench.codecs))
-        job = Job("fusion", f"{config.name}-fusion", config.fusion.train, seed_of(config.seed, *b"fusion"), spec)
+        seed, init = seed_of(config.seed, *b"fusion"), config.fusion.init
+        job = Job("fusion", f"{config.name}-fusion", config.fusion.train, seed, spec, init.what if init else None)
         return bench.train(job, new_fusion, identity("train-fusion", config, inputs))
 
 
@@ -53,7 +56,8 @@ def train_generator(config: Config, inputs: Mapping[str, Artifact], runtime: Run
     with joined(runtime.device) as world:
         bench = Bench(runtime, inputs, world, GENERATORS[settings.kind].feature_set)
         spec = as_recorded(settings.kind, GENERATOR_ARGS[settings.kind](config, bench.codecs, inputs))
-        job = Job("generator", config.name, settings.train, seed_of(config.seed, *b"generator"), spec)
+        seed, init = seed_of(config.seed, *b"generator"), settings.init
+        job = Job("generator", config.name, settings.train, seed, spec, init.what if init else None)
         return bench.train(job, new_generator, identity("train-generator", config, inputs))
 
 
@@ -110,7 +114,7 @@ def value_shapes(codecs: CodecSet) -> dict[str, list[int]]:
 
 def fusion_args(config: Config, codecs: CodecSet) -> dict[str, Any]:
     """Constructor arguments of the fusion model: shapes of values, classes, settings."""
-    settings = config.fusion.model_dump(mode="json", exclude={"kind", "train", "pin"})
+    settings = config.fusion.model_dump(mode="json", exclude={"kind", "train", "pin", "init"})
     modalities = {slot: codecs.modality(slot) for slot in codecs.slots}
     return {"modalities": modalities, "shapes": value_shapes(codecs), "classes": len(codecs.labels), **settings}
 
@@ -118,7 +122,7 @@ def fusion_args(config: Config, codecs: CodecSet) -> dict[str, Any]:
 def joint_flow_args(config: Config, codecs: CodecSet, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
     """Constructor arguments of the joint flow: latent shapes, width of the fusion embedding, settings."""
     assert isinstance(config.generator, JointFlowConfig)
-    settings = config.generator.model_dump(mode="json", exclude={"kind", "train", "pin", "fusion_condition"})
+    settings = config.generator.model_dump(mode="json", exclude={"kind", "train", "pin", "init", "fusion_condition"})
     shapes = {slot: list(codecs.latent_shape(slot)) for slot in codecs.slots}
     width = inputs["fusion"].facts["args"]["width"] if config.generator.fusion_condition else None
     return {"slots": shapes, "embedding_width": width, **settings}
@@ -154,13 +158,17 @@ GENERATOR_ARGS: dict[str, Callable[[Config, CodecSet, Mapping[str, Artifact]], d
 
 @dataclass(frozen=True)
 class Job:
-    """One training. what: its name in progress and files; name: of the artifact; spec: {"kind", "args"}."""
+    """One training. what: its name in progress and files; name: of the artifact; spec: {"kind", "args"}.
+
+    init: which part of the network comes from the model of the role init; None where there is none.
+    """
 
     what: str
     name: str
     train: TrainConfig
     seed: int
     spec: dict[str, Any]
+    init: str | None = None
 
 
 class Bench:
@@ -213,6 +221,10 @@ class Bench:
             torch.manual_seed(job.seed)
             network = make(job.spec)
         give_tokenizer(network, self.codecs.tokenizer)
+        if job.init is not None:
+            earlier = self.inputs[ROLE]
+            taken = start(network, self.runtime.store.read(earlier.file("weights").path), job.init, earlier.ref)
+            self.runtime.progress.say(f"{job.what}: starts from {earlier.ref}, {len(taken)} tensors ({job.init})")
         return network.to(self.world.device)
 
     def _samples(self, split: str, network: nn.Module) -> Samples | None:

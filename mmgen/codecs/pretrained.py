@@ -38,7 +38,7 @@ class AutoencoderKLCodec(nn.Module):
         super().__init__()
         self.net: Any = library("diffusers").AutoencoderKL.from_config(_public(architecture))
         settings = self.net.config
-        if channels != settings.in_channels and channels != 1 or settings.in_channels != settings.out_channels:
+        if (channels != settings.in_channels and channels != 1) or settings.in_channels != settings.out_channels:
             raise ConfigError(
                 f"autoencoder_kl: wanted images of {settings.in_channels} channels (or 1), came {channels}; "
                 "set slots.….channels"
@@ -55,9 +55,7 @@ class AutoencoderKLCodec(nn.Module):
     def load(cls, folder: Path, *, channels: int, height: int, width: int) -> Self:
         """The codec that `save_pretrained` wrote. Raises ConfigError."""
         made = cls(architecture=architecture_of(folder, "AutoencoderKL"), channels=channels, height=height, width=width)
-        made.net = whole(
-            library("diffusers").AutoencoderKL, folder, low_cpu_mem_usage=False, torch_dtype=torch.float32
-        )
+        made.net = whole(library("diffusers").AutoencoderKL, folder, low_cpu_mem_usage=False, torch_dtype=torch.float32)
         return made
 
     @property
@@ -120,9 +118,7 @@ class EncodecCodec(nn.Module):
     @classmethod
     def load(cls, folder: Path, *, samples: int, sample_rate_hz: int) -> Self:
         """The codec that `save_pretrained` wrote. Raises ConfigError."""
-        made = cls(
-            architecture=architecture_of(folder, "EncodecModel"), samples=samples, sample_rate_hz=sample_rate_hz
-        )
+        made = cls(architecture=architecture_of(folder, "EncodecModel"), samples=samples, sample_rate_hz=sample_rate_hz)
         made.net = whole(library("transformers").EncodecModel, folder, dtype=torch.float32)
         return made
 
@@ -165,6 +161,7 @@ def architecture_of(folder: Path, wanted: str) -> dict[str, Any]:
     found = read_json(folder, CONFIG)
     names = [found["_class_name"]] if "_class_name" in found else list(found.get("architectures") or [])
     if wanted not in names:
-        raise ConfigError(f"{folder}: wanted a model of kind {wanted}, its {CONFIG} says {', '.join(names) or 'nothing'}")
+        raise ConfigError(
+            f"{folder}: wanted a model of kind {wanted}, its {CONFIG} says {', '.join(names) or 'nothing'}"
+        )
     return found
-

@@ -19,8 +19,8 @@ from mmgen.encoders.base import check_rank
 from mmgen.encoders.foreign import ForeignEncoder, Reading
 from mmgen.encoders.transformers_models import blocks_of, load_tower, new_tower
 from mmgen.errors import ConfigError, IntegrityError
-from mmgen.pretrained import folder_of, library
 from mmgen.preprocess.text import Tokenizer
+from mmgen.pretrained import folder_of, library
 from mmgen.records import Modality
 
 _BYTES = ("our_tokenizer", "their_tokenizer")

@@ -25,9 +25,7 @@ _HEADS = ("fc.", "classifier.", "heads.", "head.")
 class _Ready(nn.Module):
     """Values of a slot as a model of others wants pictures: three colours, its size, its mean and deviation."""
 
-    def __init__(
-        self, ours: Sequence[float], size_px: int | None, mean: Sequence[float], std: Sequence[float]
-    ) -> None:
+    def __init__(self, ours: Sequence[float], size_px: int | None, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.ours, self.size_px = tuple(ours), size_px
         self.register_buffer("mean", torch.tensor(list(mean)).view(3, 1, 1), persistent=False)
@@ -111,7 +109,16 @@ class TorchvisionImage(ForeignEncoder):
             case models.SwinTransformer():
                 return net.norm(net.features(x_BCHW)).flatten(1, 2)  # type: ignore[no-any-return]
             case models.ResNet():
-                for layer in (net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2, net.layer3, net.layer4):
+                for layer in (
+                    net.conv1,
+                    net.bn1,
+                    net.relu,
+                    net.maxpool,
+                    net.layer1,
+                    net.layer2,
+                    net.layer3,
+                    net.layer4,
+                ):
                     x_BCHW = layer(x_BCHW)
             case models.RegNet():
                 x_BCHW = net.trunk_output(net.stem(x_BCHW))

@@ -8,13 +8,12 @@ from typing import Any, ClassVar
 import torch
 import torchaudio
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mmgen.encoders.foreign import ForeignEncoder, Reading, start_from_file
 from mmgen.encoders.transformers_models import blocks_of, load_tower, new_tower
 from mmgen.errors import ConfigError, unknown_name
-from mmgen.pretrained import library
 from mmgen.preprocess.wave_mel import is_waveform
+from mmgen.pretrained import library
 from mmgen.records import Modality
 
 ARCHITECTURES: dict[str, Any] = {
@@ -59,8 +58,8 @@ def _resampled(value: Tensor, rate_hz: int, theirs_hz: int) -> Tensor:
 class TorchaudioAudio(ForeignEncoder):
     """A wav2vec 2.0, HuBERT or WavLM of torchaudio.models; pooled is the mean of its frames.
 
-    model, options: the name of its constructor and what that is given. rate_hz: of the slot's waveforms; sample_rate_hz:
-    that the model was trained at. weights: {"weights": local safetensors of torchaudio's names}; a head for letters
+    model, options: the name of its constructor and what that is given. rate_hz: of the slot's waveforms;
+    sample_rate_hz: that the model was trained at. weights: {"weights": local safetensors of torchaudio's names}; a head for letters
     (`aux`) is left out. The large kinds, whose extractor uses layer norm, want each clip at mean 0 and deviation 1.
     """
 
@@ -147,7 +146,9 @@ class TransformersAudio(ForeignEncoder):
             raise ConfigError(f"transformers_audio: {unknown_name('model of waveforms', kind, (*RAW, CLAP))}")
         self.rate_hz, self.kind, self.preprocessor = rate_hz, kind, dict(preprocessor)
         self.theirs_hz = int(self.preprocessor.get("sampling_rate", 48_000 if kind == CLAP else 16_000))
-        self.extractor: Any = library("transformers").ClapFeatureExtractor(**self.preprocessor) if kind == CLAP else None
+        self.extractor: Any = (
+            library("transformers").ClapFeatureExtractor(**self.preprocessor) if kind == CLAP else None
+        )
         self.trunk = new_tower(architecture)
         self.trunk.eval()
         with torch.no_grad():

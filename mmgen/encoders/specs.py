@@ -41,9 +41,7 @@ def encoder_spec(settings: EncoderConfig | str, how: Preprocess, slot: str) -> S
         return settings
     if isinstance(settings, OwnEncoder):
         return settings.kind
-    plain = settings.model_dump(
-        mode="json", exclude={"width", "weights", "source", "revision", "output", "max_tokens"}
-    )
+    plain = settings.model_dump(mode="json", exclude={"width", "weights", "source", "revision", "output", "max_tokens"})
     wanted = settings.kind.rsplit("_", 1)[1]
     if wanted != how.modality:
         raise ConfigError(f"encoders.{slot}.kind: {settings.kind} reads {wanted}, this slot is {how.modality}")
@@ -99,4 +97,3 @@ def encoder_start(settings: EncoderConfig | str) -> Start | None:
     if isinstance(settings, OwnEncoder):
         return settings.weights
     return {"weights": settings.weights} if settings.weights is not None else None
-

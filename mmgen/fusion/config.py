@@ -8,13 +8,17 @@ from pydantic import Field
 
 from mmgen.records import Modality
 from mmgen.settings import Settings
-from mmgen.training.config import PinConfig, TrainConfig
+from mmgen.training.config import InitConfig, PinConfig, TrainConfig
 
 
 class FusionConfig(Settings):
     """Any subset of slots to one embedding; contrastive between every pair of slots, and a label head."""
 
+    later = frozenset({"init"})
+
     kind: Literal["concat", "gated"] = "gated"
+    #: an earlier fusion model to start from; None: random weights
+    init: InitConfig | None = None
     #: D of the embedding
     width: int = Field(128, ge=8)
     #: encoder of each modality's slots, by its name in the encoders' table

@@ -8,13 +8,17 @@ from pydantic import Field
 
 from mmgen.encoders.config import EncoderConfig
 from mmgen.settings import Settings
-from mmgen.training.config import PinConfig, TrainConfig
+from mmgen.training.config import InitConfig, PinConfig, TrainConfig
 
 
 class JointFlowConfig(Settings):
     """Joint latent rectified flow, one time per slot."""
 
+    later = frozenset({"init"})
+
     kind: Literal["joint_flow"] = "joint_flow"
+    #: an earlier generator to start from; None: random weights
+    init: InitConfig | None = None
     width: int = Field(512, ge=8)
     blocks: int = Field(6, ge=1)
     #: width of the blocks' hidden layer; None: twice the width
@@ -41,7 +45,11 @@ class JointFlowConfig(Settings):
 class ConcatBaselineConfig(Settings):
     """The textbook floor: encoders, concatenation, one decoded slot, and a label head."""
 
+    later = frozenset({"init"})
+
     kind: Literal["concat_baseline"] = "concat_baseline"
+    #: an earlier generator to start from; None: random weights
+    init: InitConfig | None = None
     #: slot → its encoder; all of them are inputs
     encoders: dict[str, EncoderConfig]
     #: the slot it makes

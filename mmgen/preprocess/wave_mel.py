@@ -12,7 +12,7 @@ from mmgen.errors import ConfigError
 
 # bands are spaced as mels are at 16 kHz; at another rate they keep their places between 0 and half of it
 RATE_HZ, N_FFT, HOP, BANDS = 16_000, 512, 256, 64
-FLOOR = 1e-4
+FLOOR = 1e-3
 # what a judge's poolings leave something of
 LEAST_FRAMES = 16
 
@@ -44,5 +44,5 @@ class WaveMel(nn.Module):
             value[:, 0].float(), N_FFT, HOP, window=self.get_buffer("window"), return_complex=True
         ).abs()
         mel_BMT = self.get_buffer("bank_FM").T @ spectrum_BFT[..., : self.shape[1]]
-        # natural logs from about -9.2 (silence) to 4 (full scale)
-        return (mel_BMT.clamp(min=FLOOR).log() + 2.6) / 6.6
+        # natural logs from -6.9 (silence) to about 5.3 (a tone of full scale)
+        return (mel_BMT.clamp(min=FLOOR).log() + 0.8) / 6.1

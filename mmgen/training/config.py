@@ -43,6 +43,18 @@ class TrainConfig(Settings):
         return self
 
 
+#: trunk: what is neither adapter nor head; heads: projections of encoders, and what names classes
+InitWhat = Literal["all", "trunk", "adapters", "heads"]
+
+
+class InitConfig(Settings):
+    """An earlier model that training starts from; it is an input of the step."""
+
+    #: [kind:]name[@version|@alias]; of the model's own name only by version
+    ref: str
+    what: InitWhat = "all"
+
+
 class PinConfig(Settings):
     """When a fitted thing is made anew for new data (law 15). Its own configuration changing always does."""
 

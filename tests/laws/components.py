@@ -12,8 +12,8 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from mmgen.batches import Batch
-from mmgen.codecs.table import CODECS
 from mmgen.codecs.pretrained import architecture_of
+from mmgen.codecs.table import CODECS
 from mmgen.encoders.config import EncoderConfig
 from mmgen.encoders.foreign_text import give_tokenizer
 from mmgen.encoders.specs import encoder_spec, encoder_start

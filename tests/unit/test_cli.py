@@ -21,11 +21,13 @@ from mmgen.errors import ConfigError, GateError, StoreError
 
 LINE = {"--store", "--workers", "--device", "--json"}
 STEP = LINE | {"--verify", "--rehash", "--refit", "--rebuild"}
+INIT = {"--init-from", "--init"}
 # stable: what is here may be added to, and nothing may go
 OPTIONS = {
     "demo": LINE | {"--rows", "--quick"},
-    "run": STEP | {"--from", "--until", "--plan"},
+    "run": STEP | INIT | {"--from", "--until", "--plan"},
     **dict.fromkeys(steps.NAMES, STEP),
+    **dict.fromkeys(("train-fusion", "train-generator"), STEP | INIT),
     "init": {"--out", "--force", "--json"},
     "generate": {
         "--text", "--image", "--audio", "--slot", "--to", "--num", "--guidance", "--steps", "--seed", "--out",

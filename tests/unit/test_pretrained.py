@@ -60,7 +60,9 @@ def test_a_hubs_name_is_taken_from_its_cache_and_from_no_network(bert: Path, hub
     shutil.copytree(bert, kept / "snapshots" / commit)
     assert files_of(folder_of("someone/tiny-bert", None, "x"))
     assert digest_of("someone/tiny-bert", commit, "x") == digest_of(str(bert), None, "x")
-    with pytest.raises(StoreError, match=r"'someone/else' is no folder, is not in the hub's cache, and the hub is away"):
+    with pytest.raises(
+        StoreError, match=r"'someone/else' is no folder, is not in the hub's cache, and the hub is away"
+    ):
         folder_of("someone/else", None, "x")
     with pytest.raises(ConfigError, match="the hub says"):
         folder_of("a bad name", None, "x")
@@ -77,7 +79,9 @@ def test_weights_that_are_not_whole_are_no_random_numbers(bert: Path) -> None:
 
     state = load_file(bert / "model.safetensors")
     lost = next(name for name in state if "layer.1" in name)
-    save_file({name: each for name, each in state.items() if name != lost}, bert / "model.safetensors", {"format": "pt"})
+    save_file(
+        {name: each for name, each in state.items() if name != lost}, bert / "model.safetensors", {"format": "pt"}
+    )
     with pytest.raises(ConfigError, match=f"1 tensors of BertModel are missing, first '{lost}'"):
         whole(BertModel, bert)
     (bert / "model.safetensors").write_bytes(b"not safetensors at all")

@@ -98,7 +98,7 @@ def test_slots_that_do_not_fit_the_codec_are_refused_by_name() -> None:
         load_codec(image_codec(), ImagePreprocess(30, 3))
     with pytest.raises(ConfigError, match=r"mean, std: wanted 0.5 and 0.5"):
         load_codec(image_codec(), ImagePreprocess(32, 3, mean=0.0, std=1.0))
-    with pytest.raises(ConfigError, match="wanted a model of kind AutoencoderKL, its config.json says EncodecModel"):
+    with pytest.raises(ConfigError, match=r"wanted a model of kind AutoencoderKL, its config.json says EncodecModel"):
         load_codec(image_codec(folder("encodec")), ImagePreprocess(32, 3))
 
 
