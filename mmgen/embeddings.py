@@ -92,6 +92,6 @@ def embed_rows(
     for start in range(0, len(compact), ROWS):
         part = torch.from_numpy(np.array(compact[start : start + ROWS])).to(device)
         value = codecs.preprocesses[slot].value(part)
-        x_BTD = encoder.tokens(value)[0] if tokens else encoder(value)[:, None]
+        x_BTD = encoder.token_features(value)[0] if tokens else encoder(value)[:, None]
         made.append(x_BTD.float().cpu().numpy())
     return np.concatenate(made)

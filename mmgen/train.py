@@ -14,6 +14,7 @@ from mmgen.artifact import Artifact, Draft, canonical_json
 from mmgen.batches import Loader, Samples, open_samples
 from mmgen.codec_set import CodecSet, weights_of
 from mmgen.config import Config
+from mmgen.encoders.config import EncoderConfig
 from mmgen.encoders.foreign_text import give_tokenizer
 from mmgen.encoders.specs import encoder_spec, encoder_start
 from mmgen.errors import ConfigError
@@ -26,6 +27,7 @@ from mmgen.identity import Identity, identity
 from mmgen.initial import ROLE
 from mmgen.maker import load_fusion, load_network, new_fusion, new_generator, with_embeddings
 from mmgen.preprocess.text import TextPreprocess
+from mmgen.records import Modality
 from mmgen.runtime import Progress, Runtime, circumstance
 from mmgen.store import sha256
 from mmgen.training.checkpoint import Checkpoint
@@ -116,7 +118,22 @@ def fusion_args(config: Config, codecs: CodecSet) -> dict[str, Any]:
     """Constructor arguments of the fusion model: shapes of values, classes, settings."""
     settings = config.fusion.model_dump(mode="json", exclude={"kind", "train", "pin", "init"})
     modalities = {slot: codecs.modality(slot) for slot in codecs.slots}
+    settings |= encoder_args(config.fusion.encoders, codecs)
     return {"modalities": modalities, "shapes": value_shapes(codecs), "classes": len(codecs.labels), **settings}
+
+
+def encoder_args(encoders: Mapping[Modality, EncoderConfig | str], codecs: CodecSet) -> dict[str, Any]:
+    """`encoders`, and `weights` where there are any, of a fusion: what makes the encoder of each modality's slots."""
+    specs: dict[str, Any] = {modality: each for modality, each in encoders.items() if isinstance(each, str)}
+    starts: dict[str, Any] = {}
+    for slot, how in codecs.preprocesses.items():
+        if how.modality not in encoders:
+            raise ConfigError(f"fusion.encoders: wanted one for {how.modality}, came {', '.join(encoders) or 'none'}")
+        # slots of one modality agree in how their values are made
+        specs[how.modality] = encoder_spec(encoders[how.modality], how, slot)
+        if start_at := encoder_start(encoders[how.modality]):
+            starts[how.modality] = start_at
+    return {"encoders": specs, **({"weights": starts} if starts else {})}
 
 
 def joint_flow_args(config: Config, codecs: CodecSet, inputs: Mapping[str, Artifact]) -> dict[str, Any]:

@@ -27,14 +27,14 @@ class Encoder(nn.Module, ABC):
 
     @property
     def token_count(self) -> int:
-        """T of `tokens`: the same for every value."""
+        """T of `token_features`: the same for every value."""
         return 1
 
     @abstractmethod
     def forward(self, value: Tensor) -> Tensor:
         """value (see the class) → e_BD. Every row by itself: what stands in other rows changes nothing."""
 
-    def tokens(self, value: Tensor) -> tuple[Tensor, Tensor]:
+    def token_features(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """x_BTD and where it holds something, mask_BT (bool); zeros elsewhere. One that only pools has T = 1."""
         e_BD = self(value)
         return e_BD[:, None], e_BD.new_ones((len(e_BD), 1)).bool()

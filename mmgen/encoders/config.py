@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from mmgen.settings import Settings
 
@@ -81,6 +81,12 @@ class TransformersEncoder(ForeignEncoder):
 
 EncoderConfig = Annotated[
     OwnEncoder | TorchvisionEncoder | TorchaudioEncoder | TransformersEncoder, Field(discriminator="kind")
+]
+
+#: an encoder of ours by its name alone, or any with its settings
+AnyEncoder = Annotated[
+    Annotated[str, Tag("name")] | Annotated[EncoderConfig, Tag("settings")],
+    Discriminator(lambda given: "name" if isinstance(given, str) else "settings"),
 ]
 
 

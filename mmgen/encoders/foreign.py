@@ -132,7 +132,7 @@ class ForeignEncoder(Encoder):
         e_BD: Tensor = self.project(self._reading(value).pooled_BH)
         return e_BD
 
-    def tokens(self, value: Tensor) -> tuple[Tensor, Tensor]:
+    def token_features(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """x_BTD, the projection of every token, and mask_BT; zeros where there is none."""
         found = self._reading(value)
         x_BTD = self.project(found.x_BTH).masked_fill(~found.mask_BT[..., None], 0.0)

@@ -28,8 +28,8 @@ _BYTES = ("our_tokenizer", "their_tokenizer")
 
 def give_tokenizer(network: nn.Module, tokenizer: Tokenizer | None) -> None:
     """Our tokenizer to every encoder of texts in `network` that another library made."""
-    for each in network.modules() if tokenizer is not None else ():
-        if isinstance(each, TransformersText):
+    for each in network.modules():
+        if isinstance(each, TransformersText) and tokenizer is not None:
             each.take_tokenizer(tokenizer.to_json())
 
 
@@ -111,7 +111,7 @@ class TransformersText(ForeignEncoder):
             if (came := state_dict.get(prefix + name)) is not None:
                 setattr(self, name, torch.empty_like(came, device=getattr(self, name).device))
         self._tokenizers = None
-        super()._load_from_state_dict(state_dict, prefix, *given)  # type: ignore[arg-type]
+        super()._load_from_state_dict(state_dict, prefix, *given)
 
     def read(self, value: Tensor) -> Reading:
         ids_BT, mask_BT = self.their_ids(value)

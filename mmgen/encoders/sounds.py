@@ -59,8 +59,9 @@ class TorchaudioAudio(ForeignEncoder):
     """A wav2vec 2.0, HuBERT or WavLM of torchaudio.models; pooled is the mean of its frames.
 
     model, options: the name of its constructor and what that is given. rate_hz: of the slot's waveforms;
-    sample_rate_hz: that the model was trained at. weights: {"weights": local safetensors of torchaudio's names}; a head for letters
-    (`aux`) is left out. The large kinds, whose extractor uses layer norm, want each clip at mean 0 and deviation 1.
+    sample_rate_hz: that the model was trained at. weights: {"weights": local safetensors of torchaudio's names}; a
+    head for letters (`aux`) is left out. The large kinds, whose extractor uses layer norm, want each clip at mean 0 and
+    deviation 1.
     """
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({"audio"})

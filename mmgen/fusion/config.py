@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from mmgen.encoders.config import AnyEncoder
 from mmgen.records import Modality
 from mmgen.settings import Settings
 from mmgen.training.config import InitConfig, PinConfig, TrainConfig
@@ -21,8 +22,9 @@ class FusionConfig(Settings):
     init: InitConfig | None = None
     #: D of the embedding
     width: int = Field(128, ge=8)
-    #: encoder of each modality's slots, by its name in the encoders' table
-    encoders: dict[Modality, str] = Field({"image": "cnn_image", "audio": "cnn_mel", "text": "transformer_text"})
+    #: encoder of each modality's slots: a name of the encoders' table, or settings (of another library's, or weights to
+    #: start from); its width is the fusion's
+    encoders: dict[Modality, AnyEncoder] = Field({"image": "cnn_image", "audio": "cnn_mel", "text": "transformer_text"})
     #: disturb images and sounds in training
     augment: bool = True
     #: weight of the label head's loss, where there are labels

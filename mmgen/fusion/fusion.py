@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmgen.batches import Batch
+from mmgen.encoders.specs import Spec, Start
 from mmgen.encoders.table import make_encoder
 from mmgen.errors import ConfigError
 from mmgen.fusion.augment import augment
@@ -30,11 +31,12 @@ class Fusion(nn.Module):
         fuse: the way to fuse, made for len(modalities) slots and `width`.
         modalities, shapes: slot to its modality and the shape of one value: image (C, H, W), audio (M, T),
             text (L, vocabulary).
-        encoders: modality to the name of its encoder in `encoders.table`.
+        encoders: modality to what makes its encoder (see encoders.specs): a name of the table, or {"kind", …}.
         classes: K of the label head; 0 for none.
         width: D.
         label_weight, contrastive_weight: of the two losses.
         augment: disturb images and sounds in training.
+        weights: modality to what its encoders start from.
     """
 
     def __init__(
@@ -43,12 +45,13 @@ class Fusion(nn.Module):
         fuse: nn.Module,
         modalities: Mapping[str, Modality],
         shapes: Mapping[str, Sequence[int]],
-        encoders: Mapping[Modality, str],
+        encoders: Mapping[Modality, Spec],
         classes: int,
         width: int,
         label_weight: float = 1.0,
         contrastive_weight: float = 1.0,
         augment: bool = True,
+        weights: Mapping[Modality, Start] | None = None,
     ) -> None:
         super().__init__()
         if not modalities or set(modalities) != set(shapes):
@@ -59,7 +62,7 @@ class Fusion(nn.Module):
         self.width, self.classes = width, classes
         self.label_weight, self.contrastive_weight, self.augments = label_weight, contrastive_weight, augment
         self.encoders = nn.ModuleList(
-            make_encoder(encoders[modality], modality, tuple(shapes[slot]), width)
+            make_encoder(encoders[modality], modality, tuple(shapes[slot]), width, (weights or {}).get(modality))
             for slot, modality in modalities.items()
         )
         self.fuser = fuse

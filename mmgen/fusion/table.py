@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mmgen.encoders.specs import Spec, Start
 from mmgen.errors import ConfigError, unknown_name
 from mmgen.fusion.fuse import ConcatFuse, GatedFuse
 from mmgen.fusion.fusion import Fusion
@@ -17,12 +18,13 @@ def make_fusion(
     *,
     modalities: Mapping[str, Modality],
     shapes: Mapping[str, Sequence[int]],
-    encoders: Mapping[Modality, str],
+    encoders: Mapping[Modality, Spec],
     classes: int,
     width: int,
     label_weight: float = 1.0,
     contrastive_weight: float = 1.0,
     augment: bool = True,
+    weights: Mapping[Modality, Start] | None = None,
 ) -> Fusion:
     """A fresh Fusion (see there) that fuses in the way `kind`. Raises ConfigError for an unknown one."""
     if kind not in FUSES:
@@ -30,4 +32,5 @@ def make_fusion(
     return Fusion(
         fuse=FUSES[kind](len(modalities), width), modalities=modalities, shapes=shapes, encoders=encoders,
         classes=classes, width=width, label_weight=label_weight, contrastive_weight=contrastive_weight, augment=augment,
+        weights=weights,
     )  # fmt: skip

@@ -187,7 +187,7 @@ def foreign_encoder(kind: str) -> Case:
             self.head = nn.Linear(16, CLASSES)
 
     def outputs(module: Any, batch: Batch) -> dict[str, Tensor]:
-        x_BTD, mask_BT = module.encoder.tokens(batch.values[slot])
+        x_BTD, mask_BT = module.encoder.token_features(batch.values[slot])
         return {"vector": module.encoder(batch.values[slot]), "tokens": x_BTD, "mask": mask_BT.float()}
 
     return Case(

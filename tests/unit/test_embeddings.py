@@ -108,7 +108,7 @@ def test_tokens_of_a_foreign_encoder_are_cached_with_zeros_where_there_are_none(
     for slot, width in (("text", 8), ("image", 5)):
         encoder = frozen(codecs, slot, config.extract.encoders[slot].model_dump(), torch.device("cpu"))
         compact = torch.from_numpy(tensors.shards[0].slots[slot].rows[:5].copy())
-        wanted_BTD, mask_BT = encoder.tokens(codecs.preprocesses[slot].value(compact))
+        wanted_BTD, mask_BT = encoder.token_features(codecs.preprocesses[slot].value(compact))
         came = cached.shards[0].slots[slot].rows[:5]
         assert came.shape == (*mask_BT.shape, width)
         assert np.allclose(came, wanted_BTD.numpy(), atol=1e-5)

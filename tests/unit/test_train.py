@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load
+from safetensors.torch import load, save_file
 
 from mmgen import artifact as artifacts
 from mmgen.artifact import Artifact
 from mmgen.batches import Loader, open_samples
 from mmgen.codec_set import CodecSet
 from mmgen.config import Config
+from mmgen.encoders.table import make_encoder
 from mmgen.errors import ConfigError
 from mmgen.features import FeatureShard
 from mmgen.generate import conditions
@@ -232,3 +233,35 @@ def test_a_generator_with_encoders_of_others_is_whole_without_their_folders(line
     assert not torch.equal(sound[0], sound[1])
     with pytest.raises(ConfigError, match="no folder"):
         identity("train-generator", config, inputs)
+
+
+def test_a_fusion_reads_through_encoders_of_others_and_starts_from_local_weights(line: Line, tmp_path: Path) -> None:
+    bert = shutil.copytree(folder("bert"), tmp_path / "bert")
+    torch.manual_seed(3)
+    own = make_encoder("cnn_image", "image", (1, 16, 16), 8)
+    save_file(own.state_dict(), tmp_path / "own.safetensors")
+    encoders = {
+        "text": {"kind": "transformers_text", "source": str(bert), "trainable": "head"}, "audio": "cnn_mel",
+        "image": {"kind": "cnn_image", "weights": str(tmp_path / "own.safetensors")},
+    }  # fmt: skip
+    still = {**TRAIN, "learning_rate": 1e-9}
+    config = config_of(fusion={"width": 8, "encoders": encoders, "train": still})
+    inputs = line.inputs("train-fusion")
+    made = train_fusion(config, inputs, line.runtime)
+    tensors = load(line.store.read(made.file("weights").path))
+    number = sorted(line.made["fit"].facts["slots"]).index("image")
+    assert torch.allclose(tensors[f"encoders.{number}.project.weight"], own.project.weight, atol=1e-6)
+    assert train_fusion(config_of(), inputs, line.runtime).fingerprint == line.made["train-fusion"].fingerprint
+    assert identity("train-fusion", config, inputs).fingerprint == made.fingerprint
+    shutil.rmtree(bert)
+    (tmp_path / "own.safetensors").unlink()
+    maker = Maker.load(line.store, line.made["fit"], made, line.made["train-generator"])
+    e_BD = maker.embed(conditions(maker, [{"text": "a red square"}, {"text": "something else"}]))
+    assert e_BD.shape == (2, 8)
+    assert not torch.equal(e_BD[0], e_BD[1])
+
+
+def test_a_mistake_in_an_encoders_settings_is_named() -> None:
+    wrong = {"text": {"kind": "transformers_text", "sourc": "bert"}}
+    with pytest.raises(ConfigError, match=r"fusion.encoders.text.*source.*missing|did you mean 'source'"):
+        config_of(fusion={"encoders": wrong, "train": TRAIN})

@@ -75,7 +75,7 @@ def learn(encoder: ForeignEncoder, slot: str, steps: int = 2) -> None:
     encoder.train()
     optimiser = torch.optim.SGD([each for each in encoder.parameters() if each.requires_grad], lr=0.1)
     for _ in range(steps):
-        loss = encoder(value(slot)).square().mean() + encoder.tokens(value(slot))[0].square().mean()
+        loss = encoder(value(slot)).square().mean() + encoder.token_features(value(slot))[0].square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -96,7 +96,7 @@ def test_clip_sees_the_slots_picture_in_its_own_size_and_normalisation() -> None
     with torch.no_grad():
         wanted = theirs.vision_model(pixel_values=seen)
         encoder = made(CLIP)
-        x_BTD, mask_BT = encoder.tokens(value("image"))
+        x_BTD, mask_BT = encoder.token_features(value("image"))
         assert torch.allclose(encoder(value("image")), wanted.pooler_output, atol=1e-5)
         assert torch.allclose(x_BTD, wanted.last_hidden_state, atol=1e-5)
     assert mask_BT.all()
@@ -116,7 +116,7 @@ def test_texts_are_cut_into_the_models_own_tokens(raw: dict[str, Any], name: str
     asked = words(kept, padding=True, truncation=True, max_length=encoder.token_count, return_tensors="pt")
     with torch.no_grad():
         wanted = theirs(input_ids=asked["input_ids"], attention_mask=asked["attention_mask"])
-        x_BTD, mask_BT = encoder.tokens(value("text"))
+        x_BTD, mask_BT = encoder.token_features(value("text"))
         longest = asked["input_ids"].shape[1]
         assert torch.equal(mask_BT[:, :longest], asked["attention_mask"].bool())
         assert not mask_BT[:, longest:].any()
@@ -129,7 +129,7 @@ def test_texts_are_cut_into_the_models_own_tokens(raw: dict[str, Any], name: str
 
 def test_a_text_is_cut_at_max_tokens_of_the_model() -> None:
     encoder = made(BERT, max_tokens=6)
-    x_BTD, mask_BT = encoder.tokens(value("text"))
+    x_BTD, mask_BT = encoder.token_features(value("text"))
     assert x_BTD.shape[1] == 6
     assert mask_BT.sum(1).tolist() == [6, 6, 6]
     with pytest.raises(ConfigError, match="max_tokens: wanted at most 48, as the model, came 49"):
@@ -148,7 +148,7 @@ def test_wav2vec2_hears_the_waveform_and_clap_its_own_spectrogram() -> None:
         asked = ready(list(sound[:, 0].numpy()), sampling_rate=RATE_HZ, return_tensors="pt")
         wanted = wave(asked["input_values"]).last_hidden_state
         assert torch.allclose(made(WAVE)(sound), wanted.mean(1), atol=1e-4)
-        assert torch.allclose(made(WAVE).tokens(sound)[0], wanted, atol=1e-4)
+        assert torch.allclose(made(WAVE).token_features(sound)[0], wanted, atol=1e-4)
         asked = heard(list(sound[:, 0].numpy()), sampling_rate=RATE_HZ, return_tensors="pt")
         wanted = clap.audio_model(input_features=asked["input_features"].float()).pooler_output
         assert torch.allclose(made(CLAP)(sound), wanted, atol=1e-5)
@@ -172,7 +172,7 @@ def test_torchvisions_networks_start_from_local_weights_of_their_names(tmp_path:
 @pytest.mark.parametrize("model", ["regnet_y_400mf", "squeezenet1_1", "efficientnet_b0"])
 def test_other_families_of_torchvision_are_read_too(model: str) -> None:
     encoder = made({"kind": "torchvision_image", "model": model, "size_px": 64}, width=6)
-    x_BTD, _ = encoder.tokens(value("image"))
+    x_BTD, _ = encoder.token_features(value("image"))
     assert encoder(value("image")).shape == (3, 6)
     assert x_BTD.shape == (3, encoder.token_count, 6)
 
@@ -196,7 +196,7 @@ def test_torchaudios_networks_start_from_local_weights_of_their_names(tmp_path: 
     encoder = made({**TORCHAUDIO, "weights": str(tmp_path / "wave.safetensors")})
     with torch.no_grad():
         wanted = theirs(value("audio")[:, 0])[0]
-        assert torch.allclose(encoder.tokens(value("audio"))[0], wanted, atol=1e-6)
+        assert torch.allclose(encoder.token_features(value("audio"))[0], wanted, atol=1e-6)
 
 
 def test_a_sound_at_another_rate_is_resampled() -> None:
@@ -205,7 +205,7 @@ def test_a_sound_at_another_rate_is_resampled() -> None:
     encoder = make_encoder(spec, "audio", slow.shape, None, encoder_start(read(WAVE))).eval()
     times = torch.arange(SAMPLES) / RATE_HZ
     tone = (2 * torch.pi * 440 * times).sin()[None, None] * 0.5
-    x_BTD, fast_BTD = encoder.tokens(tone[..., ::2])[0], made(WAVE).tokens(tone)[0]
+    x_BTD, fast_BTD = encoder.token_features(tone[..., ::2])[0], made(WAVE).token_features(tone)[0]
     assert x_BTD.shape == fast_BTD.shape
     assert F.cosine_similarity(x_BTD[0, 5:-5], fast_BTD[0, 5:-5]).mean() > 0.95
 
