@@ -245,7 +245,9 @@ class _Fit:
         old, why = self._earlier(name, pin)
         if old is not None:
             record = dict(old.facts["parts"][name])
-            # there is no training that new data could ask for
+            if pretrained:
+                # there is no training that new data could ask for
+                record["train_shards"] = self.shards
             why = "" if pretrained else self._outgrown(record, old)
             if not why:
                 self.runtime.progress.say(f"fit: {name} is adopted from {old.ref}, its configuration is unchanged")

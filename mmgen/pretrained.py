@@ -7,7 +7,7 @@ import functools
 import importlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,11 @@ from mmgen.store import sha256_file
 #: the extra that brings the libraries
 EXTRA = "pretrained"
 CONFIG = "config.json"
+#: kinds of codecs and encoders that are made by an optional library
+_LIBRARIES = {
+    "autoencoder_kl": "diffusers", "encodec": "transformers", "transformers_image": "transformers",
+    "transformers_text": "transformers", "transformers_audio": "transformers",
+}  # fmt: skip
 #: what diffusers and transformers call a model's weights, whole or in parts
 _WEIGHTS = ("model", "diffusion_pytorch_model")
 #: what else decides what comes out: how pictures, sounds and texts are made ready
@@ -26,6 +31,15 @@ _BESIDE = (
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model",
     "tokenizer.model",
 )  # fmt: skip
+
+
+def libraries_of(made: Any) -> set[str]:
+    """The optional libraries that parts of a model need, by the `kind` of each in what they are made from."""
+    if not isinstance(made, Mapping):
+        return set()
+    kind = str(made.get("kind"))
+    mine = {_LIBRARIES[kind]} if kind in _LIBRARIES else set[str]()
+    return mine.union(*(libraries_of(each) for each in made.values()))
 
 
 def library(name: str) -> Any:

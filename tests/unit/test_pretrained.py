@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from mmgen.errors import ConfigError, StoreError
-from mmgen.pretrained import digest_of, files_of, folder_of, library, whole
+from mmgen.pretrained import digest_of, files_of, folder_of, libraries_of, library, whole
 from tests.foreign_models import folder
 
 
@@ -87,3 +87,10 @@ def test_weights_that_are_not_whole_are_no_random_numbers(bert: Path) -> None:
     (bert / "model.safetensors").write_bytes(b"not safetensors at all")
     with pytest.raises(ConfigError, match="not a BertModel that can be read"):
         whole(BertModel, bert)
+
+
+def test_what_a_model_is_made_from_says_which_libraries_it_needs() -> None:
+    codecs = {"image": {"kind": "autoencoder_kl", "args": {}}, "text": {"kind": "tokens", "args": {}}}
+    fusion = {"kind": "gated", "args": {"encoders": {"image": "cnn_image", "text": {"kind": "transformers_text"}}}}
+    assert libraries_of({"codecs": codecs, "fusion": fusion}) == {"diffusers", "transformers"}
+    assert libraries_of({"codecs": {"text": codecs["text"]}, "slots": None}) == set()
