@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from flows import cli
+from flows.endings import ending
 from mmgen import artifact as artifacts
 from mmgen import steps
 from mmgen.artifact import Artifact
@@ -116,3 +120,22 @@ def test_what_training_cannot_start_from_is_refused(line: Line) -> None:
     other = config_of(fusion={**PARTS["fusion"], "init": {"ref": "tiny@1"}})
     with pytest.raises(ConfigError, match=r"wanted a model that train-fusion made, tiny@1 is model:tiny@1"):
         steps.gather(steps.STEPS["train-fusion"], other, Runtime(store), {})
+
+
+def test_the_command_line_names_the_model_for_the_step_that_made_it(
+    line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(line.config.to_json()))
+    asked = ["run", str(tmp_path / "config.yaml"), "--store", line.store.uri, "--plan", "--json"]
+
+    def planned(*more: str) -> dict[str, bool]:
+        assert ending(cli.app, [*asked, *more]) == 0
+        answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+        return {each["step"]: each["run"] for each in answer["steps"]}
+
+    before = planned()
+    assert (before["train-fusion"], before["train-generator"]) == (False, False)
+    after = planned("--init-from", "tiny@1", "--init", "trunk")
+    assert (after["train-fusion"], after["train-generator"]) == (False, True)
+    assert planned("--init-from", "tiny-fusion")["train-fusion"]
+    assert ending(cli.app, [*asked, "--init-from", "tiny@9"]) == 2
