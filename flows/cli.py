@@ -45,6 +45,10 @@ Verify = Annotated[bool, typer.Option("--verify", help="Re-hash what is there in
 Rehash = Annotated[bool, typer.Option("--rehash", help="Read every source file again.")]
 Refit = Annotated[bool, typer.Option("--refit", help="Make fitted things anew.")]
 Rebuild = Annotated[bool, typer.Option("--rebuild", help="Build the data version without a base.")]
+InitFrom = Annotated[
+    str | None, typer.Option("--init-from", metavar="REF", help="Start training from this earlier model's weights.")
+]
+Init = Annotated[str, typer.Option("--init", metavar="PART", help="Which of them: all, trunk, adapters or heads.")]
 STORE = "mmgen-store"
 # of the commands that make samples
 ModelRef = Annotated[str, typer.Argument(metavar="MODEL", help="name[@version|@alias], models:/name@alias")]
@@ -129,6 +133,8 @@ def run(
     refit: Refit = False,
     rebuild: Rebuild = False,
     profile: Annotated[bool, typer.Option("--profile", help="Measure where the time of each training goes.")] = False,
+    init_from: InitFrom = None,
+    init: Init = "all",
     as_json: Json = False,
 ) -> None:
     """Bring everything up to date, from the source to the registered model. What is unchanged is not done again."""
@@ -137,12 +143,21 @@ def run(
 
     steps.select(first, until)
     options = _options(workers, device, verify, rehash, refit, rebuild)
+    settings = _started(load(config), store, init_from, init)
     if plan:
         from flows.plan import make_plan, show_plan
 
-        _answer(as_json, make_plan(load(config), store, options, first, until), show_plan)
+        _answer(as_json, make_plan(settings, store, options, first, until), show_plan)
         return
-    _line(load(config), store, options | {"profile": profile}, as_json, first, until)
+    _line(settings, store, options | {"profile": profile}, as_json, first, until)
+
+
+def _started(config: Any, store: str, init_from: str | None, init: str, step: str | None = None) -> Any:
+    """The configuration with the model to start from that the command names."""
+    from mmgen.initial import start_from
+    from mmgen.store import Store
+
+    return config if init_from is None else start_from(config, init_from, init, Store(store), step)
 
 
 def _step_command(name: str) -> Callable[..., None]:
@@ -165,9 +180,32 @@ def _step_command(name: str) -> Callable[..., None]:
     return command
 
 
+def _training_command(name: str) -> Callable[..., None]:
+    def command(
+        config: ConfigFile,
+        store: StoreOption = STORE,
+        workers: Workers = None,
+        device: Device = "auto",
+        verify: Verify = False,
+        rehash: Rehash = False,
+        refit: Refit = False,
+        rebuild: Rebuild = False,
+        init_from: InitFrom = None,
+        init: Init = "all",
+        as_json: Json = False,
+    ) -> None:
+        from mmgen.config import load
+
+        options = _options(workers, device, verify, rehash, refit, rebuild)
+        _line(_started(load(config), store, init_from, init, name), store, options, as_json, name, name)
+
+    return command
+
+
 for _name, _help in STEPS.items():
     if _name != "evaluate":
-        app.command(_name, help=f"{_help} One step of the line.")(_step_command(_name))
+        _made = _training_command(_name) if _name.startswith("train-") else _step_command(_name)
+        app.command(_name, help=f"{_help} One step of the line.")(_made)
 
 
 @app.command()

@@ -122,8 +122,13 @@ class Samples:
         return [key for shard in self.shards for key in shard.keys]
 
     def tokens(self, slot: str) -> int:
-        """T of a slot's mask: the tokens of its latent, 1 for tensors."""
-        return self.layouts[slot].shape[0] if self.shards[0].feature_set == "latents" else 1
+        """T of a slot's mask: the tokens of its latent or of its encoder, 1 for tensors."""
+        return 1 if self.shards[0].feature_set == "tensors" else self.layouts[slot].shape[0]
+
+    @property
+    def padded(self) -> bool:
+        """Whether a token of zeros is padding, as of an encoder's texts."""
+        return self.shards[0].feature_set == "embeddings"
 
     def having(self, slot: str) -> np.ndarray:
         """Indices of the samples that have `slot`."""
@@ -250,6 +255,8 @@ class Loader:
                 value = value * on_device.view(-1, *[1] * (value.dim() - 1)).to(value.dtype)
             values[slot] = value
             masks[slot] = on_device[:, None].expand(-1, self.samples.tokens(slot))
+            if self.samples.padded and self.samples.tokens(slot) > 1:
+                masks[slot] = masks[slot] & value.ne(0).any(dim=-1)
         return Batch(
             values,
             masks,

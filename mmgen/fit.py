@@ -16,14 +16,14 @@ from mmgen import artifact as artifacts
 from mmgen.artifact import Artifact, Draft, FileEntry, fingerprint
 from mmgen.batches import Samples
 from mmgen.codec_set import CodecSet, codec_names, read_slots, weights_of
-from mmgen.codecs.config import IstftConfig
+from mmgen.codecs.config import AudioCodecConfig, IstftConfig, PretrainedCodecConfig
 from mmgen.config import Config
 from mmgen.errors import ConfigError
 from mmgen.evalset import fit_evalset
 from mmgen.extract import Plan, ensure, known_files, tensor_plan
 from mmgen.features import FeatureShard
 from mmgen.fit_judges import fit_judges, load_judges
-from mmgen.fit_parts import Bench, fit_codec, fit_tokenizer, latent_scale, part_seed, reconstruction
+from mmgen.fit_parts import Bench, fit_codec, fit_tokenizer, latent_scale, load_codec, part_seed, reconstruction
 from mmgen.fit_vocoder import Recordings, fit_vocoder
 from mmgen.identity import STEP_VERSIONS, identity
 from mmgen.preprocess.table import preprocesses
@@ -32,7 +32,6 @@ from mmgen.records import Modality
 from mmgen.runtime import Runtime, circumstance
 from mmgen.store import sha256
 from mmgen.training.checkpoint import Checkpoint
-from mmgen.training.config import counted
 from mmgen.training.loop import Trained
 from mmgen.training.parallel import World, joined
 
@@ -135,8 +134,13 @@ class _Fit:
         for codec, slots in self.by_codec.items():
             basis = parts[0].record["fingerprint"] if hows[slots[0]].modality == "text" else None
             parts.append(self._codec(codec, slots, hows[slots[0]], train, basis))
-        if "audio" in self.by_modality and isinstance(self.config.codecs.audio.vocoder, IstftConfig):
-            parts.append(self._vocoder(self.config.codecs.audio.vocoder, hows))
+        sounds = self.config.codecs.audio
+        if (
+            "audio" in self.by_modality
+            and isinstance(sounds, AudioCodecConfig)
+            and isinstance(sounds.vocoder, IstftConfig)
+        ):
+            parts.append(self._vocoder(sounds.vocoder, hows))
         test = self._split(plan, "test")
         basis = parts[0].record["fingerprint"] if words else None
         # a judge looks at values of one size: those of the codec that has its modality's name
@@ -242,15 +246,20 @@ class _Fit:
 
     def _codec(self, codec: str, slots: list[str], how: Any, train: Samples, basis: str | None) -> _Part:
         name, settings = f"codec:{codec}", getattr(self.config.codecs, how.modality)
+        pretrained = isinstance(settings, PretrainedCodecConfig)
         declared = {slot: {k: v for k, v in self.slots[slot].items() if k != "column"} for slot in slots}
+        counted = {key: value for key, value in self.what.config["codecs"][how.modality].items() if key != "vocoder"}
         pin = fingerprint(
-            part=name, version=STEP_VERSIONS["fit"], slots=declared, seed=self.config.seed, tokenizer=basis,
-            settings=counted(settings.model_dump(mode="json", exclude={"vocoder"})),
+            part=name, version=STEP_VERSIONS["fit"], settings=counted, slots=declared, seed=self.config.seed,
+            tokenizer=basis,
         )  # fmt: skip
         old, why = self._earlier(name, pin)
         if old is not None:
             record = dict(old.facts["parts"][name])
-            why = self._outgrown(record, old)
+            if pretrained:
+                # there is no training that new data could ask for
+                record["train_shards"] = self.shards
+            why = "" if pretrained else self._outgrown(record, old)
             if not why:
                 self.runtime.progress.say(f"fit: {name} is adopted from {old.ref}, its configuration is unchanged")
                 facts = {
@@ -261,6 +270,13 @@ class _Fit:
                 curves = [entry for entry in old.by_role("history") if entry.path.endswith(f"/codec-{codec}.jsonl")]
                 return _Part(name, [old.file(name), *curves], record, facts)
         record = self._record(pin, why)
+        if pretrained:
+            spec, loaded = load_codec(settings, how)
+            data = weights_of(loaded)
+            files = [self._put(f"codec-{codec}-{sha256(data)[:8]}.safetensors", data, name)]
+            network = loaded.to(self.device).eval().requires_grad_(False)
+            scale = {slot: latent_scale(network, how, train.pooled([slot]), self.device) for slot in slots}
+            return _Part(name, files, record, {"codec": codec, "spec": spec, "scale": scale})
         checkpoint = Checkpoint(self.store, record["fingerprint"], settings.train.keep_last)
         spec, trained = fit_codec(
             self.bench, settings, how, train.pooled(slots), part_seed(self.config.seed, name), checkpoint

@@ -16,7 +16,9 @@ from mmgen.batches import VALUE, Batch, Loader, Samples
 from mmgen.codec_set import CodecSet, codec_names, make_codec
 from mmgen.codecs.config import (
     AudioCodecConfig,
+    AutoencoderKLConfig,
     AutoregressiveTextConfig,
+    EncodecConfig,
     GridTerms,
     ImageCodecConfig,
     JudgesConfig,
@@ -24,11 +26,15 @@ from mmgen.codecs.config import (
 )
 from mmgen.codecs.grid import GridCodec
 from mmgen.codecs.learner import GridLearner
+from mmgen.codecs.pretrained import AutoencoderKLCodec, EncodecCodec, architecture_of
+from mmgen.errors import ConfigError
 from mmgen.evaluate.judges import Judge, make_judge
 from mmgen.extract import alternatives, read_media
 from mmgen.preprocess.audio import AudioPreprocess, lengths
+from mmgen.preprocess.image import ImagePreprocess
 from mmgen.preprocess.table import Preprocess
 from mmgen.preprocess.text import PAD, TextPreprocess, Tokenizer
+from mmgen.pretrained import folder_of
 from mmgen.records import Modality
 from mmgen.runtime import Progress
 from mmgen.store import Store
@@ -121,6 +127,34 @@ def codec_learner(codec: nn.Module, config: CodecConfig, seed: int) -> nn.Module
         return codec
     assert isinstance(codec, GridCodec)
     return GridLearner(codec, **terms, seed=seed)
+
+
+def load_codec(config: AutoencoderKLConfig | EncodecConfig, how: Preprocess) -> tuple[dict[str, Any], nn.Module]:
+    """A codec that another library trained. Returns what it is made with, {"kind", "args"}, and itself.
+
+    Raises ConfigError for slots whose values are not what it was trained on.
+    """
+    folder = folder_of(config.source, config.revision, f"codecs.{how.modality}.source")
+    sizes: dict[str, Any]
+    if isinstance(config, AutoencoderKLConfig):
+        assert isinstance(how, ImagePreprocess)
+        if (how.mean, how.std) != (0.5, 0.5):
+            raise ConfigError(
+                "slots.….mean, std: wanted 0.5 and 0.5 for autoencoder_kl (it was trained on [-1, 1]), "
+                f"came {how.mean} and {how.std}"
+            )
+        sizes = dict(zip(("channels", "height", "width"), how.shape, strict=True))
+        made: nn.Module = AutoencoderKLCodec.load(folder, **sizes)
+        architecture = architecture_of(folder, "AutoencoderKL")
+    else:
+        assert isinstance(how, AudioPreprocess)
+        if how.representation != "waveform":
+            raise ConfigError(
+                "slots.….representation: wanted waveform for encodec, which reads and makes sound itself, came mel"
+            )
+        sizes = {"samples": how.samples, "sample_rate_hz": how.sample_rate_hz}
+        made, architecture = EncodecCodec.load(folder, **sizes), architecture_of(folder, "EncodecModel")
+    return {"kind": config.kind, "args": {"architecture": architecture, **sizes}}, made
 
 
 def _loader(bench: Bench, samples: Samples, indices: np.ndarray, how: Preprocess, batch_size: int, seed: int) -> Loader:

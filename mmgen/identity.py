@@ -14,6 +14,7 @@ from mmgen.artifact import Artifact, fingerprint
 from mmgen.config import Config
 from mmgen.errors import ConfigError
 from mmgen.modalities.config import ScanConfig
+from mmgen.pretrained import digest_of
 from mmgen.reasons import REASONS
 from mmgen.sources.config import ClipConfig
 from mmgen.store import sha256_file
@@ -78,14 +79,14 @@ def config_part(step: str, config: Config) -> dict[str, Any]:
         case "shard":
             return {"shard": whole["shard"], "seed": config.seed}
         case "fit":
-            parts = {"codecs": whole["codecs"], "judges": whole["judges"], "slots": slots}
+            parts = {"codecs": _codecs_by_digest(whole["codecs"]), "judges": whole["judges"], "slots": slots}
             return _unpinned(parts) | {"seed": config.seed, "evalset_samples": config.evaluate.max_samples}
         case "extract":
             return {"slots": slots, **(_by_digest(whole["extract"]) if config.extract.encoders else {})}
         case "train-fusion":
-            return _unpinned({"fusion": config.fusion.plain()}) | {"seed": config.seed}
+            return _unpinned({"fusion": _started(_by_digest(whole["fusion"]))}) | {"seed": config.seed}
         case "train-generator":
-            return _unpinned({"generator": _by_digest(whole["generator"])}) | {"seed": config.seed}
+            return _unpinned({"generator": _started(_by_digest(whole["generator"]))}) | {"seed": config.seed}
         case "evaluate":
             return {"evaluate": whole["evaluate"]}
         case "register":
@@ -110,13 +111,43 @@ def weights_digest(slot: str, path: str | None) -> str | None:
         raise ConfigError(f"{wanted}, came '{path}': {error.strerror}") from error
 
 
+def encoder_counted(slot: str, settings: Mapping[str, Any] | str) -> Any:
+    """Settings of an encoder, its weights counted by their bytes. Raises ConfigError, StoreError."""
+    if isinstance(settings, str):
+        return settings
+    if "source" in settings:
+        return source_counted(settings, f"encoders.{slot}.source")
+    return {**settings, "weights": weights_digest(slot, settings["weights"])}
+
+
+def source_counted(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Settings that name another library's model by `source` and `revision`, with what it counts by in their place.
+
+    Raises ConfigError, StoreError (see mmgen.pretrained).
+    """
+    kept = {name: value for name, value in settings.items() if name not in ("source", "revision")}
+    return kept | {"source": digest_of(settings["source"], settings["revision"], where)}
+
+
+def _codecs_by_digest(codecs: dict[str, Any]) -> dict[str, Any]:
+    """Settings of the codecs, pretrained ones by the bytes of their weights."""
+    return {
+        name: source_counted(each, f"codecs.{name}.source") if "source" in each else each
+        for name, each in codecs.items()
+    }
+
+
 def _by_digest(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings with `encoders`, whose weights count by their bytes."""
     encoders = settings.get("encoders")
     if not encoders:
         return settings
-    counted = {slot: {**each, "weights": weights_digest(slot, each["weights"])} for slot, each in encoders.items()}
-    return {**settings, "encoders": counted}
+    return {**settings, "encoders": {slot: encoder_counted(slot, each) for slot, each in encoders.items()}}
+
+
+def _started(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without the name of the model to start from: that is an input, and counts as one."""
+    return {**settings, "init": {"what": settings["init"]["what"]}} if settings.get("init") else settings
 
 
 def _unpinned(parts: dict[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from mmgen import generate, promotions, tombstones
 from mmgen.artifact import Artifact, Draft, FileEntry
 from mmgen.config import Config
 from mmgen.identity import identity
+from mmgen.pretrained import libraries_of
 from mmgen.report import card
 from mmgen.report.curves import read_curves
 from mmgen.report.score_tables import HELD_OUT, TEST, flat_scores
@@ -235,12 +236,13 @@ def _log_model(
     for entry in line.files:
         if entry.role == promotions.PACKAGE:
             (package / Path(entry.path).name).write_bytes(store.read(entry.path))
+    needed = libraries_of({role: line.parts[role].facts for role in ("codecs", "fusion", "generator")})
     model = client.create_logged_model(experiment, name=line.name, source_run_id=run, model_type="any-to-any generator")
     mlflow.pyfunc.save_model(
         path=str(scratch / "model"),
         python_model=str(Path(__file__).with_name("served_model.py")),
         artifacts={promotions.PACKAGE: str(package)},
-        pip_requirements=[f"{needed}=={installed(needed)}" for needed in SERVED_WITH],
+        pip_requirements=[f"{each}=={installed(each)}" for each in (*SERVED_WITH, *sorted(needed))],
         signature=signature(line.parts["codecs"].facts["slots"]),
         mlflow_model=Model(run_id=run, model_id=model.model_id),
     )

@@ -139,7 +139,18 @@ def circumstance(**more: Any) -> dict[str, Any]:
         "machine": f"{platform.machine()} × {os.cpu_count()}",
         "commit": _commit(),
     }
-    for package in ("mmgen", "torch", "torchaudio", "torchvision", "pyarrow", "pandera", "prefect", "mlflow"):
+    for package in (
+        "mmgen",
+        "torch",
+        "torchaudio",
+        "torchvision",
+        "diffusers",
+        "transformers",
+        "pyarrow",
+        "pandera",
+        "prefect",
+        "mlflow",
+    ):
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
     return found | more

@@ -17,6 +17,7 @@ from mmgen.config import Config
 from mmgen.diff import differing
 from mmgen.errors import ConfigError, GateError, StoreError, UserError, unknown_name
 from mmgen.identity import identity
+from mmgen.initial import ROLE, initial
 from mmgen.runtime import Runtime
 from mmgen.training.config import PinConfig
 
@@ -144,6 +145,8 @@ def gather(step: Step, config: Config, runtime: Runtime, made: Mapping[str, Arti
                 f"{step.name} needs a {source.makes} named {config.name}{source.suffix}: run `{maker}` first"
             )
         found[role] = latest
+    if (earlier := initial(step.name, config.name + step.suffix, config, runtime.store)) is not None:
+        found[ROLE] = earlier
     return found
 
 

@@ -15,6 +15,9 @@ from mmgen.artifact import Artifact, Draft, canonical_json, fingerprint
 from mmgen.batches import Loader, Samples, ToValue, open_samples
 from mmgen.codec_set import CodecSet, weights_of
 from mmgen.config import Config
+from mmgen.encoders.config import EncoderConfig
+from mmgen.encoders.foreign_text import give_tokenizer
+from mmgen.encoders.specs import encoder_spec, encoder_start
 from mmgen.errors import ConfigError
 from mmgen.features import FeatureSet
 from mmgen.fit import history
@@ -26,15 +29,18 @@ from mmgen.generators.config import AdversarialConfig, AutoregressiveConfig, Con
 from mmgen.generators.label_report import label_report
 from mmgen.generators.table import GENERATORS
 from mmgen.identity import Identity, identity
+from mmgen.initial import ROLE
 from mmgen.maker import load_fusion, load_network, new_fusion, new_generator, with_embeddings, with_ids
 from mmgen.preprocess.text import TextPreprocess
 from mmgen.pretrain import Texts, pretrain_text
+from mmgen.records import Modality
 from mmgen.runtime import Progress, Runtime, circumstance
 from mmgen.store import sha256
 from mmgen.training.checkpoint import Checkpoint
 from mmgen.training.config import TrainConfig
 from mmgen.training.loop import Callbacks, Trained, mean_losses, seed_of, train
 from mmgen.training.parallel import World, joined
+from mmgen.training.start import start
 
 FUSION_SET: FeatureSet = "tensors"
 
@@ -111,16 +117,31 @@ def value_shapes(codecs: CodecSet) -> dict[str, list[int]]:
 
 def fusion_args(config: Config, codecs: CodecSet) -> dict[str, Any]:
     """Constructor arguments of the fusion model: shapes of values, classes, settings."""
-    other = ("kind", "train", "pin", "labels", "features", "pretrain")
-    settings = {name: value for name, value in config.fusion.plain().items() if name not in other}
+    other = {"kind", "train", "pin", "labels", "features", "pretrain", "init"}
+    settings = config.fusion.model_dump(mode="json", exclude=other)
     modalities = {slot: codecs.modality(slot) for slot in codecs.slots}
+    settings |= encoder_args(config.fusion.encoders, codecs)
     return {"modalities": modalities, "shapes": value_shapes(codecs), "classes": len(codecs.labels), **settings}
+
+
+def encoder_args(encoders: Mapping[Modality, EncoderConfig | str], codecs: CodecSet) -> dict[str, Any]:
+    """`encoders`, and `weights` where there are any, of a fusion: what makes the encoder of each modality's slots."""
+    specs: dict[str, Any] = {modality: each for modality, each in encoders.items() if isinstance(each, str)}
+    starts: dict[str, Any] = {}
+    for slot, how in codecs.preprocesses.items():
+        if how.modality not in encoders:
+            raise ConfigError(f"fusion.encoders: wanted one for {how.modality}, came {', '.join(encoders) or 'none'}")
+        # slots of one modality agree in how their values are made
+        specs[how.modality] = encoder_spec(encoders[how.modality], how, slot)
+        if start_at := encoder_start(encoders[how.modality]):
+            starts[how.modality] = start_at
+    return {"encoders": specs, **({"weights": starts} if starts else {})}
 
 
 def joint_flow_args(config: Config, codecs: CodecSet, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
     """Constructor arguments of the joint flow: latent shapes, width of the fusion embedding, settings."""
     assert isinstance(config.generator, JointFlowConfig)
-    settings = config.generator.model_dump(mode="json", exclude={"kind", "train", "pin", "fusion_condition"})
+    settings = config.generator.model_dump(mode="json", exclude={"kind", "train", "pin", "init", "fusion_condition"})
     shapes = {slot: list(codecs.latent_shape(slot)) for slot in codecs.slots}
     width = inputs["fusion"].facts["args"]["width"] if config.generator.fusion_condition else None
     return {"slots": shapes, "embedding_width": width, **settings}
@@ -131,16 +152,17 @@ def concat_baseline_args(config: Config, codecs: CodecSet, inputs: Mapping[str, 
     settings = config.generator
     assert isinstance(settings, ConcatBaselineConfig)
     assert inputs
+    encoders = settings.encoders
     return {
         "modalities": {slot: codecs.modality(slot) for slot in codecs.slots},
         "shapes": value_shapes(codecs),
-        "encoders": {slot: encoder.kind for slot, encoder in settings.encoders.items()},
-        "widths": {slot: encoder.width for slot, encoder in settings.encoders.items()},
+        "encoders": {slot: encoder_spec(each, codecs.preprocesses[slot], slot) for slot, each in encoders.items()},
+        "widths": {slot: encoder.width for slot, encoder in encoders.items()},
         "target": settings.target,
         "classes": len(codecs.labels),
         "label_weight": settings.label_weight,
         "hide": settings.hide,
-        "weights": {slot: encoder.weights for slot, encoder in settings.encoders.items() if encoder.weights},
+        "weights": {slot: start for slot, each in encoders.items() if (start := encoder_start(each))},
     }
 
 
@@ -184,6 +206,7 @@ class Job:
     """One training. what: its name in progress and files; name: of the artifact; spec: {"kind", "args"}.
 
     pretrain: what a fusion's text encoders learn before it.
+    init: which part of the network comes from the model of the role init; None where there is none.
     """
 
     what: str
@@ -192,26 +215,23 @@ class Job:
     seed: int
     spec: dict[str, Any]
     pretrain: TrainConfig | None = None
+    init: str | None = None
 
 
 def fusion_job(config: Config, bench: Bench) -> Job:
     """The training of the configured fusion."""
-    spec = as_recorded(config.fusion.kind, fusion_args(config, bench.codecs) | bench.learned_args(config))
-    return Job(
-        "fusion",
-        f"{config.name}-fusion",
-        config.fusion.train,
-        seed_of(config.seed, *b"fusion"),
-        spec,
-        config.fusion.pretrain,
-    )
+    settings, seed = config.fusion, seed_of(config.seed, *b"fusion")
+    spec = as_recorded(settings.kind, fusion_args(config, bench.codecs) | bench.learned_args(config))
+    what = settings.init.what if settings.init else None
+    return Job("fusion", f"{config.name}-fusion", settings.train, seed, spec, settings.pretrain, what)
 
 
 def generator_job(config: Config, bench: Bench) -> Job:
     """The training of the configured generator."""
-    settings = config.generator
+    settings, seed = config.generator, seed_of(config.seed, *b"generator")
     spec = as_recorded(settings.kind, GENERATOR_ARGS[settings.kind](config, bench.codecs, bench.inputs))
-    return Job("generator", config.name, settings.train, seed_of(config.seed, *b"generator"), spec)
+    init = getattr(settings, "init", None)
+    return Job("generator", config.name, settings.train, seed, spec, init=init.what if init else None)
 
 
 class Bench:
@@ -325,7 +345,13 @@ class Bench:
         """A new network whose first weights depend on the seed alone."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(job.seed)
-            return make(job.spec).to(self.world.device)
+            network = make(job.spec)
+        give_tokenizer(network, self.codecs.tokenizer)
+        if job.init is not None:
+            earlier = self.inputs[ROLE]
+            taken = start(network, self.runtime.store.read(earlier.file("weights").path), job.init, earlier.ref)
+            self.runtime.progress.say(f"{job.what}: starts from {earlier.ref}, {len(taken)} tensors ({job.init})")
+        return network.to(self.world.device)
 
     def _samples(self, split: str, network: nn.Module) -> Samples | None:
         """A split's features; beside latents, where the network wants them, token ids and fusion embeddings."""

@@ -5,29 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, SerializerFunctionWrapHandler, Tag, model_serializer
+from pydantic import Discriminator, Field, Tag, field_validator
 
 from mmgen.settings import Settings
 from mmgen.training.config import PinConfig, TrainConfig
 
 
-def _unused(weight: float) -> bool:
-    """Whether a setting that came later is left out of what is written, and so of fingerprints: what was made without
-    it is still that."""
-    return weight == 0
-
-
 class GridTerms(Settings):
     """What a codec of images or of spectrograms is trained with beside its own loss; none of it by default."""
 
+    later = frozenset({"adversarial_weight", "feature_weight", "perceptual_weight", "latent_noise"})
+
     #: weight of fooling a multi-scale patch discriminator (hinge), which trains beside the codec and is not kept
-    adversarial_weight: float = Field(0.0, ge=0, exclude_if=_unused)
+    adversarial_weight: float = Field(0.0, ge=0)
     #: weight of the distance from the original in that discriminator's features
-    feature_weight: float = Field(0.0, ge=0, exclude_if=_unused)
+    feature_weight: float = Field(0.0, ge=0)
     #: weight of the distance from the original in the features of a net with random, fixed filters
-    perceptual_weight: float = Field(0.0, ge=0, exclude_if=_unused)
+    perceptual_weight: float = Field(0.0, ge=0)
     #: noise on the latents in units of their deviation, instead of the learnt one; then kl_weight may be 0
-    latent_noise: float = Field(0.0, ge=0, exclude_if=_unused)
+    latent_noise: float = Field(0.0, ge=0)
 
     def terms(self) -> dict[str, float]:
         """The four by name."""
@@ -82,6 +78,8 @@ VocoderConfig = Annotated[GriffinLimConfig | IstftConfig, Field(discriminator="k
 class AudioCodecConfig(GridTerms):
     """Convolutional variational autoencoder of log-mel spectrograms. Sizes as for images."""
 
+    later = GridTerms.later | {"vocoder"}
+
     kind: Literal["conv_mel"] = "conv_mel"
     #: side in mels and frames of the patches that the first layer folds into channels
     patch: int = Field(4, ge=1)
@@ -92,13 +90,6 @@ class AudioCodecConfig(GridTerms):
     train: TrainConfig = TrainConfig(steps=1_000, batch_size=64, learning_rate=2e-3, warmup_steps=50)
     #: what makes sound of spectrograms; a part of its own, whose settings leave the codec as it is
     vocoder: VocoderConfig = GriffinLimConfig()
-
-    @model_serializer(mode="wrap")
-    def _plain(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # `vocoder` came later: what has none of its own is written, and so identified, as it was before
-        plain: dict[str, Any] = dump(self)
-        learned = not isinstance(self.vocoder, GriffinLimConfig)
-        return plain if learned else {name: value for name, value in plain.items() if name != "vocoder"}
 
 
 class TextCodecConfig(Settings):
@@ -151,13 +142,48 @@ AnyTextCodecConfig = Annotated[
 ]
 
 
+class PretrainedCodecConfig(Settings):
+    """A codec that another library trained; `fit` takes its weights as they are, and they count by their bytes."""
+
+    #: a folder that save_pretrained wrote, or the name of a model on the hub; never part of a fingerprint
+    source: str
+    #: a commit, tag or branch of the hub's model; None: its main one
+    revision: str | None = None
+
+
+class AutoencoderKLConfig(PretrainedCodecConfig):
+    """diffusers' AutoencoderKL (extra `pretrained`). Image slots keep mean and std at 0.5: it wants [-1, 1]."""
+
+    kind: Literal["autoencoder_kl"]
+
+
+class EncodecConfig(PretrainedCodecConfig):
+    """transformers' EncodecModel (extra `pretrained`). Audio slots are waveforms, at the codec's own sample rate."""
+
+    kind: Literal["encodec"]
+
+
+AnyImageCodec = Annotated[ImageCodecConfig | AutoencoderKLConfig, Field(discriminator="kind")]
+AnyAudioCodec = Annotated[AudioCodecConfig | EncodecConfig, Field(discriminator="kind")]
+
+
 class CodecsConfig(Settings):
     """Codecs by modality. Slots share one where their values agree in size; another size has its own, made alike."""
 
-    image: ImageCodecConfig = ImageCodecConfig()
-    audio: AudioCodecConfig = AudioCodecConfig()
+    image: AnyImageCodec = ImageCodecConfig()
+    audio: AnyAudioCodec = AudioCodecConfig()
     text: AnyTextCodecConfig = TextCodecConfig()
     pin: PinConfig = PinConfig()
+
+    @field_validator("image", mode="before")
+    @classmethod
+    def _image_kind(cls, settings: Any) -> Any:
+        return {"kind": "conv_image", **settings} if isinstance(settings, dict) else settings
+
+    @field_validator("audio", mode="before")
+    @classmethod
+    def _audio_kind(cls, settings: Any) -> Any:
+        return {"kind": "conv_mel", **settings} if isinstance(settings, dict) else settings
 
 
 class JudgesConfig(Settings):

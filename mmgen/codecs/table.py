@@ -10,6 +10,7 @@ from torch import Tensor
 from mmgen.codecs.audio import AudioCodec
 from mmgen.codecs.autoregressive import AutoregressiveTextCodec
 from mmgen.codecs.image import ImageCodec
+from mmgen.codecs.pretrained import AutoencoderKLCodec, EncodecCodec
 from mmgen.codecs.text import TextCodec
 from mmgen.codecs.vocoder import IstftVocoder
 
@@ -35,11 +36,21 @@ class Codec(Protocol):
         ...
 
 
-CODECS: dict[str, type[ImageCodec] | type[AudioCodec] | type[TextCodec] | type[AutoregressiveTextCodec]] = {
+CODECS: dict[
+    str,
+    type[ImageCodec]
+    | type[AudioCodec]
+    | type[TextCodec]
+    | type[AutoregressiveTextCodec]
+    | type[AutoencoderKLCodec]
+    | type[EncodecCodec],
+] = {
     "conv_image": ImageCodec,
     "conv_mel": AudioCodec,
     "tokens": TextCodec,
     "autoregressive": AutoregressiveTextCodec,
+    "autoencoder_kl": AutoencoderKLCodec,
+    "encodec": EncodecCodec,
 }
 
 #: what makes sound of spectrograms; None where nothing is learned (mmgen.preprocess.audio does it)

@@ -1,4 +1,4 @@
-"""What every encoder is: a value of one modality in, one vector per sample out."""
+"""What every encoder is: a value of one modality in, one vector per sample (or a vector per token) out."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mmgen.records import Modality
 class Encoder(nn.Module, ABC):
     """A value to a vector: image (B, C, H, W), audio (B, M, T) or text ids (B, L) → e_BD.
 
-    shape: of one value: image (C, H, W), audio (M, T), text (L, V) with V the size of the vocabulary.
-    width: D, the width of the vector.
+    shape: of one value: image (C, H, W), audio (M, T), with M = 1 a waveform of T samples, text (L, V) with V the size
+    of the vocabulary. width: D, the width of the vector.
     """
 
     #: what it can read
@@ -25,9 +25,19 @@ class Encoder(nn.Module, ABC):
         super().__init__()
         self.shape, self.width = tuple(shape), width
 
+    @property
+    def token_count(self) -> int:
+        """T of `token_features`: the same for every value."""
+        return 1
+
     @abstractmethod
     def forward(self, value: Tensor) -> Tensor:
         """value (see the class) → e_BD. Every row by itself: what stands in other rows changes nothing."""
+
+    def token_features(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """x_BTD and where it holds something, mask_BT (bool); zeros elsewhere. One that only pools has T = 1."""
+        e_BD = self(value)
+        return e_BD[:, None], e_BD.new_ones((len(e_BD), 1)).bool()
 
 
 class TokenEncoder(Encoder, ABC):

@@ -11,6 +11,7 @@ from torchvision.models import resnet18
 
 from mmgen.encoders.base import Encoder, check_rank
 from mmgen.errors import ConfigError
+from mmgen.preprocess.wave_mel import WaveMel, is_waveform
 from mmgen.records import Modality
 
 #: the last feature map is averaged to this grid: coarse place (and, for sound, order in time) is kept
@@ -32,7 +33,10 @@ def _trunk(channels: int, base: int) -> nn.Sequential:
 
 
 class ConvEncoder(Encoder):
-    """Our CNN: three strided convolutions, a 4×4 average, one projection. Image or mel spectrogram → e_BD."""
+    """Our CNN: three strided convolutions, a 4×4 average, one projection. Image or mel spectrogram → e_BD.
+
+    A waveform (B, 1, N) is read by its spectrogram.
+    """
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({"image", "audio"})
 
@@ -40,10 +44,13 @@ class ConvEncoder(Encoder):
         super().__init__(shape, width)
         if len(shape) != 2:
             check_rank(shape, "image (C, H, W) or audio (M, T)", 3)
+        self.spectrum = WaveMel(shape[1]) if is_waveform(shape) else None
         self.trunk = _trunk(shape[0] if len(shape) == 3 else 1, base)
         self.project = nn.Linear(4 * base * GRID * GRID, width)
 
     def forward(self, value: Tensor) -> Tensor:
+        if self.spectrum is not None:
+            value = self.spectrum(value)
         map_BCHW = value if value.dim() == 4 else value.unsqueeze(1)
         projected: Tensor = self.project(self.trunk(map_BCHW).flatten(1))
         return projected

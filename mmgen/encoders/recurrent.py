@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from mmgen.encoders.base import Encoder, TokenEncoder, check_rank
+from mmgen.preprocess.wave_mel import WaveMel, is_waveform
 from mmgen.records import Modality
 
 PAD_ID = 0
@@ -59,7 +60,7 @@ class TextEncoder(TokenEncoder):
 
 
 class RowsEncoder(Encoder):
-    """Rows of an image (top to bottom), or frames of a mel spectrogram, as a sequence → e_BD.
+    """Rows of an image (top to bottom), or frames of a mel spectrogram (a waveform's own), as a sequence → e_BD.
 
     2-layer bidirectional LSTM of `hidden`, its last states projected to `width`.
     """
@@ -70,11 +71,15 @@ class RowsEncoder(Encoder):
         super().__init__(shape, width)
         if len(shape) != 2:
             check_rank(shape, "image (C, H, W) or audio (M, T)", 3)
-        step_width = shape[0] * shape[2] if len(shape) == 3 else shape[0]
+        self.spectrum = WaveMel(shape[1]) if is_waveform(shape) else None
+        mels = self.spectrum.shape[0] if self.spectrum is not None else shape[0]
+        step_width = shape[0] * shape[2] if len(shape) == 3 else mels
         self.lstm = nn.LSTM(step_width, hidden, num_layers=layers, batch_first=True, bidirectional=True)
         self.project = nn.Linear(2 * hidden, width)
 
     def forward(self, value: Tensor) -> Tensor:
+        if self.spectrum is not None:
+            value = self.spectrum(value)
         # image (B, C, H, W) → (B, H, C·W); mel (B, M, T) → (B, T, M)
         steps = value.permute(0, 2, 1, 3).flatten(2) if value.dim() == 4 else value.transpose(1, 2)
         _, (h_n, _) = self.lstm(steps)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmgen.errors import ConfigError, unknown_name
+from mmgen.preprocess.wave_mel import WaveMel, is_waveform
 from mmgen.records import Modality
 
 PAD = 0
@@ -119,7 +120,7 @@ class AudioJudge(Judge):
 
     Args:
         classes: K.
-        shape: (M, T) of one spectrogram, each at least 16.
+        shape: (M, T) of one spectrogram, each at least 16; or (1, N) of a waveform, heard by its spectrogram.
         width: channels of the first level.
     """
 
@@ -127,7 +128,8 @@ class AudioJudge(Judge):
 
     def __init__(self, *, classes: int, shape: tuple[int, ...], width: int = 32) -> None:
         super().__init__()
-        mels, _ = shape
+        self.spectrum = WaveMel(shape[1]) if is_waveform(shape) else None
+        mels, _ = self.spectrum.shape if self.spectrum is not None else shape
         self.fold = nn.AvgPool2d(2)
         self.trunk = _plain_convolutions(1, width, 3)
         self.over_time = nn.Conv1d(4 * width * (mels // 16), 4 * width, 3, padding=1)
@@ -135,7 +137,7 @@ class AudioJudge(Judge):
 
     def features(self, value: Tensor) -> Tensor:
         """Spectrograms (B, M, T) to (B, 8 · width)."""
-        map_BCMT = self.trunk(self.fold(value.unsqueeze(1)).contiguous(memory_format=torch.channels_last))
+        map_BCMT = self.trunk(self.fold(self._seen(value).unsqueeze(1)).contiguous(memory_format=torch.channels_last))
         frames_BDT = F.relu(self.over_time(map_BCMT.flatten(1, 2)))
         return torch.cat([frames_BDT.mean(2), frames_BDT.amax(2)], dim=1)
 
@@ -145,8 +147,15 @@ class AudioJudge(Judge):
 
     def augment(self, value: Tensor, rng: torch.Generator | None) -> Tensor:
         """Moved by up to 3 mels (pitch) and 8 frames (start), with some noise. Spectrograms (B, M, T)."""
-        moved = _shift(value.float().unsqueeze(1), 3, 8, -1.0, rng).squeeze(1)
+        moved = _shift(self._seen(value).float().unsqueeze(1), 3, 8, -1.0, rng).squeeze(1)
         return moved + 0.1 * torch.randn(moved.shape, generator=rng, device=moved.device)
+
+    def _seen(self, value: Tensor) -> Tensor:
+        """Spectrograms (B, M, T) of waveforms; what is one already (as `augment` gives it) stays as it is."""
+        if self.spectrum is None or value.shape[1] > 1:
+            return value
+        seen: Tensor = self.spectrum(value)
+        return seen
 
 
 class TextJudge(Judge):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmgen.preprocess.wave_mel import is_waveform
 from mmgen.records import Modality
 
 TURN, SHEAR, SCALE, MOVE = 0.15, 0.15, 0.12, 0.1
@@ -37,8 +38,11 @@ def warp(value: Tensor, rng: torch.Generator | None) -> Tensor:
 def smudge(value: Tensor, rng: torch.Generator | None) -> Tensor:
     """Spectrograms (B, M, T) with one band of mels and one of frames per row at the row's minimum, and some noise.
 
-    Bands as in SpecAugment (Park et al. 2019, arXiv:1904.08779), at most an eighth of the size wide.
+    Bands as in SpecAugment (Park et al. 2019, arXiv:1904.08779), at most an eighth of the size wide. A waveform
+    (B, 1, N) has no bands: it stays as it is.
     """
+    if is_waveform(value.shape[1:]):
+        return value
     hidden = torch.zeros(value.shape, dtype=torch.bool, device=value.device)
     for axis in (1, 2):
         size = value.shape[axis]

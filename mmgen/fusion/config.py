@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
+from mmgen.encoders.config import AnyEncoder
 from mmgen.records import Modality
 from mmgen.settings import Settings
-from mmgen.training.config import PinConfig, TrainConfig
+from mmgen.training.config import InitConfig, PinConfig, TrainConfig
 
 
 class LabelsConfig(Settings):
@@ -49,11 +50,16 @@ class AdversarialConfig(Settings):
 class FusionConfig(Settings):
     """Any subset of slots to one embedding; contrastive between every pair of slots, and a label head."""
 
+    later = frozenset({"init", "features", "rank", "bottlenecks", "depth", "labels", "hide", "adversarial", "pretrain"})
+
     kind: Literal["concat", "gated", "low_rank", "cross_attention"] = "gated"
+    #: an earlier fusion model to start from; None: random weights
+    init: InitConfig | None = None
     #: D of the embedding
     width: int = Field(128, ge=8)
-    #: encoder of each modality's slots, by its name in the encoders' table
-    encoders: dict[Modality, str] = Field({"image": "cnn_image", "audio": "cnn_mel", "text": "transformer_text"})
+    #: encoder of each modality's slots: a name of the encoders' table, or settings (of another library's, or weights to
+    #: start from); its width is the fusion's
+    encoders: dict[Modality, AnyEncoder] = Field({"image": "cnn_image", "audio": "cnn_mel", "text": "transformer_text"})
     #: disturb images and sounds in training
     augment: bool = True
     #: weight of the label head's loss, where there are labels
@@ -77,12 +83,3 @@ class FusionConfig(Settings):
     pretrain: TrainConfig | None = None
     train: TrainConfig = TrainConfig(steps=500, batch_size=128, learning_rate=2e-3, warmup_steps=50)
     pin: PinConfig = PinConfig()
-
-    def plain(self) -> dict[str, Any]:
-        """As plain data, without those settings that came later and are not used: what was made then is still that."""
-        usual = FusionConfig()
-        unused = {name for name in LATER if getattr(self, name) == getattr(usual, name)}
-        return self.model_dump(mode="json", exclude=unused)
-
-
-LATER = ("features", "rank", "bottlenecks", "depth", "labels", "hide", "adversarial", "pretrain")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmgen.batches import Batch
+from mmgen.encoders.specs import Spec, Start
 from mmgen.encoders.table import make_encoder
 from mmgen.errors import ConfigError
 from mmgen.fusion.attack import Attack, worst
@@ -34,7 +35,7 @@ class Fusion(nn.Module):
         fuse: the way to fuse, made for len(modalities) slots and `width`.
         modalities, shapes: slot to its modality and the shape of one value: image (C, H, W), audio (M, T),
             text (L, vocabulary).
-        encoders: modality to the name of its encoder in `encoders.table`.
+        encoders: modality to what makes its encoder (see encoders.specs): a name of the table, or {"kind", …}.
         classes: K of the label head; 0 for none.
         width: D.
         label_weight, contrastive_weight: of the two losses.
@@ -44,6 +45,7 @@ class Fusion(nn.Module):
         hide: share of a training sample's slots that are hidden from it; one always stays.
         adversarial: also learn from what this attack makes of the slots' embeddings.
         adversarial_weight: of the loss there.
+        weights: modality to what its encoders start from.
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class Fusion(nn.Module):
         fuse: nn.Module,
         modalities: Mapping[str, Modality],
         shapes: Mapping[str, Sequence[int]],
-        encoders: Mapping[Modality, str],
+        encoders: Mapping[Modality, Spec],
         classes: int,
         width: int,
         label_weight: float = 1.0,
@@ -64,6 +66,7 @@ class Fusion(nn.Module):
         hide: float = 0.0,
         adversarial: Attack | None = None,
         adversarial_weight: float = 1.0,
+        weights: Mapping[Modality, Start] | None = None,
     ) -> None:
         super().__init__()
         if not modalities or set(modalities) != set(shapes):
@@ -77,7 +80,7 @@ class Fusion(nn.Module):
         self.adversarial, self.adversarial_weight = adversarial, adversarial_weight
         self.cached = cached
         self.encoders = nn.ModuleList(
-            make_encoder(encoders[modality], modality, tuple(shapes[slot]), width)
+            make_encoder(encoders[modality], modality, tuple(shapes[slot]), width, (weights or {}).get(modality))
             if cached is None
             else CachedEncoder(cached.shape(slot), width)
             for slot, modality in modalities.items()

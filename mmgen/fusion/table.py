@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from mmgen.encoders.specs import Spec, Start
 from mmgen.encoders.table import make_encoder
 from mmgen.errors import ConfigError, unknown_name
 from mmgen.fusion.attack import Attack
@@ -36,7 +37,7 @@ def make_fusion(
     *,
     modalities: Mapping[str, Modality],
     shapes: Mapping[str, Sequence[int]],
-    encoders: Mapping[Modality, str],
+    encoders: Mapping[Modality, Spec],
     classes: int,
     width: int,
     label_weight: float = 1.0,
@@ -49,6 +50,7 @@ def make_fusion(
     adversarial: Mapping[str, Any] | None = None,
     cached: Mapping[str, Any] | None = None,
     target: Mapping[str, Any] | None = None,
+    weights: Mapping[Modality, Start] | None = None,
 ) -> Fusion:
     """A fresh Fusion (see there) that fuses in the way `kind`. Raises ConfigError for an unknown one.
 
@@ -65,7 +67,7 @@ def make_fusion(
         encoders=encoders, classes=classes, width=width, label_weight=label_weight,
         contrastive_weight=contrastive_weight, augment=augment, cached=_cached(cached, modalities, shapes),
         head=HEADS[found.kind] if found else ClassificationHead, target=found, hide=hide, adversarial=attack,
-        adversarial_weight=weight,
+        adversarial_weight=weight, weights=weights,
     )  # fmt: skip
 
 

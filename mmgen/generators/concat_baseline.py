@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmgen.batches import Batch
+from mmgen.encoders.specs import Spec, Start
 from mmgen.encoders.table import make_encoder
 from mmgen.errors import ConfigError
 from mmgen.generators.sampling import Sampling
@@ -62,10 +63,11 @@ class ConcatBaseline(nn.Module):
     """See the module.
 
     modalities, shapes: slot → its modality and the shape of one value (see encoders.base.Encoder).
-    encoders: slot → name in the encoder table; widths: slot → width of its vector. target: the slot it makes.
+    encoders: slot → what makes its encoder (see encoders.specs): a name of the table, or of another library's {"kind",
+    …}; widths: slot → width of its vector, None for a foreign trunk's own. target: the slot it makes.
     classes: of the label head, 0 for none. hide: chance that an input slot is hidden in training, so that it learns
     to make the target from the others (a batch row always keeps one slot).
-    weights: slot → local safetensors that its encoder starts from.
+    weights: slot → what its encoder starts from.
     """
 
     feature_set: ClassVar[Literal["tensors", "latents"]] = "tensors"
@@ -74,13 +76,13 @@ class ConcatBaseline(nn.Module):
         self,
         modalities: Mapping[str, Modality],
         shapes: Mapping[str, tuple[int, ...]],
-        encoders: Mapping[str, str],
-        widths: Mapping[str, int],
+        encoders: Mapping[str, Spec],
+        widths: Mapping[str, int | None],
         target: str,
         classes: int = 0,
         label_weight: float = 1.0,
         hide: float = 0.5,
-        weights: Mapping[str, str] | None = None,
+        weights: Mapping[str, Start] | None = None,
     ) -> None:
         super().__init__()
         if unknown := sorted({target, *encoders} - set(shapes)):
@@ -92,7 +94,7 @@ class ConcatBaseline(nn.Module):
             slot: make_encoder(kind, modalities[slot], tuple(shapes[slot]), widths[slot], (weights or {}).get(slot))
             for slot, kind in encoders.items()
         }
-        self.encode = MultiModalEncoder(made, {slot: widths[slot] for slot in encoders})
+        self.encode = MultiModalEncoder(made, {slot: each.width for slot, each in made.items()})
         self.generate_net = nn.Sequential(nn.Linear(self.encode.width, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU())
         self.decode_net = nn.Sequential(
             nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, torch.Size(self.shape).numel())

@@ -8,15 +8,19 @@ from pydantic import Field, model_validator
 
 from mmgen.encoders.config import EncoderConfig
 from mmgen.settings import Settings
-from mmgen.training.config import PinConfig, TrainConfig
+from mmgen.training.config import InitConfig, PinConfig, TrainConfig
 
 
 class JointFlowConfig(Settings):
     """Joint latent rectified flow, one time per slot."""
 
+    later = frozenset({"init", "network"})
+
     kind: Literal["joint_flow"] = "joint_flow"
     #: residual: all latents side by side through residual blocks; transformer: every latent token by itself
     network: Literal["residual", "transformer"] = "residual"
+    #: an earlier generator to start from; None: random weights
+    init: InitConfig | None = None
     #: of the network; a multiple of 32 for a transformer
     width: int = Field(512, ge=8)
     blocks: int = Field(6, ge=1)
@@ -44,7 +48,11 @@ class JointFlowConfig(Settings):
 class ConcatBaselineConfig(Settings):
     """The textbook floor: encoders, concatenation, one decoded slot, and a label head."""
 
+    later = frozenset({"init"})
+
     kind: Literal["concat_baseline"] = "concat_baseline"
+    #: an earlier generator to start from; None: random weights
+    init: InitConfig | None = None
     #: slot → its encoder; all of them are inputs
     encoders: dict[str, EncoderConfig]
     #: the slot it makes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import Field, field_validator, model_validator
 
 from mmgen.reasons import Override, check_overrides
 from mmgen.settings import Settings
@@ -28,8 +28,13 @@ class ImageSlot(Settings):
 class AudioSlot(Settings):
     """An audio slot: downmixed, resampled, cropped or padded to a length, then a log-mel spectrogram."""
 
+    later = frozenset({"representation", "variable"})
+
     modality: Literal["audio"] = "audio"
     column: str | None = None
+    #: what its values are: a log-mel spectrogram (M, T), or the waveform itself (1, samples) with the mel settings
+    #: unused, as codecs and encoders of other libraries want it
+    representation: Literal["mel", "waveform"] = "mel"
     sample_rate_hz: int = Field(16_000, ge=4_000, le=192_000)
     #: the length of every clip, or the longest if they are variable
     seconds: float = Field(1.0, gt=0, le=60)
@@ -46,11 +51,11 @@ class AudioSlot(Settings):
     log_floor: float = -8.0
     log_ceiling: float = 4.0
 
-    @model_serializer(mode="wrap")
-    def _plain(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # `variable` came later: slots without it are written, and so identified, as they were before
-        plain: dict[str, Any] = dump(self)
-        return plain if self.variable else {name: value for name, value in plain.items() if name != "variable"}
+    @model_validator(mode="after")
+    def _marks_its_end(self) -> AudioSlot:
+        if self.variable and self.representation == "waveform":
+            raise ValueError("variable: wanted mel as the representation beside it, came waveform, which marks no end")
+        return self
 
 
 class TextSlot(Settings):

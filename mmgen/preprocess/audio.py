@@ -75,7 +75,8 @@ def marked(level_BMT: Tensor, end_B: Tensor) -> Tensor:
 class AudioPreprocess:
     """Downmix, resample, crop or pad to `seconds`, magnitude mel spectrogram, natural log.
 
-    [log_floor, log_ceiling] maps to [-1, 1]; louder is let through, quieter is the floor.
+    [log_floor, log_ceiling] maps to [-1, 1]; louder is let through, quieter is the floor. With `representation`
+    waveform the clip itself is the value, (1, samples) in [-1, 1], kept as float16 (steps 66 dB under each sample).
     variable: a clip ends where it ends, `seconds` at the latest, and the frames of a value after that hold ABSENT.
     vocoder: levels (B, M, T), values in [-1, LOUDEST] → sound (B, T · hop); None: Griffin-Lim.
     """
@@ -92,12 +93,15 @@ class AudioPreprocess:
     log_ceiling: float = 4.0
     variable: bool = False
     vocoder: torch.nn.Module | None = field(default=None, compare=False, repr=False)
+    representation: Literal["mel", "waveform"] = "mel"
 
     modality: ClassVar[Modality] = "audio"
     extension: ClassVar[str] = "wav"
     dtype: ClassVar[str] = "float16"
 
     def __post_init__(self) -> None:
+        if self.representation == "waveform":
+            return
         if self.log_ceiling <= self.log_floor:
             raise ConfigError(f"log_ceiling: wanted more than log_floor {self.log_floor}, came {self.log_ceiling}")
         if not 0 <= self.f_min_hz < self._top_hz <= self.sample_rate_hz / 2:
@@ -129,7 +133,9 @@ class AudioPreprocess:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(M, T)."""
+        """(M, T); (1, samples) of a waveform."""
+        if self.representation == "waveform":
+            return (1, self.samples)
         return (self.mels, self.samples // self.hop)
 
     @property
@@ -138,11 +144,13 @@ class AudioPreprocess:
         return filters(self.sample_rate_hz, self.mels, self.n_fft, self.f_min_hz, self._top_hz)
 
     def compact(self, data: bytes, key: str) -> np.ndarray:
-        """float16 log-mel (M, T) of a sound file; `key` seeds a random crop. Raises SourceError."""
+        """float16 (M, T) or (1, samples) of a sound file; `key` seeds a random crop. Raises SourceError."""
         samples, rate = AudioMedia().decode(data)
         if samples.shape[1] == 0:
             raise SourceError("audio: wanted at least one sample, came none")
         wave = self.clip(torch.from_numpy(downmix(samples)), rate, key)
+        if self.representation == "waveform":
+            return wave[None].numpy().astype(np.float16)
         log_MT = self.log_mel(torch.nn.functional.pad(wave, (0, self.samples - len(wave))))
         log_MT[:, self.frames(len(wave)) :] = self._log(ABSENT)
         return log_MT.numpy().astype(np.float16)
@@ -179,7 +187,9 @@ class AudioPreprocess:
         return (level + 1) * ((self.log_ceiling - self.log_floor) / 2) + self.log_floor
 
     def value(self, compact: Tensor) -> Tensor:
-        """About [-1, 1], float32 (B, M, T), of log-mels (B, M, T)."""
+        """About [-1, 1], float32 (B, M, T), of log-mels (B, M, T); a waveform as it is."""
+        if self.representation == "waveform":
+            return compact.float()
         return (compact.float() - self.log_floor) * (2 / (self.log_ceiling - self.log_floor)) - 1
 
     def levels(self, log_BMT: Tensor) -> Tensor:
@@ -188,6 +198,8 @@ class AudioPreprocess:
 
     def waves(self, value: Tensor) -> Tensor:
         """Sound (B, samples) in [-1, 1] of values (B, M, T), silent after its end. The same value gives the same."""
+        if self.representation == "waveform":
+            return value.detach().float().cpu()[:, 0].clamp(-1, 1)
         level_BMT = value.detach().float().clamp(-1, LOUDEST)
         wave_BN = self._griffin_lim(level_BMT.cpu()) if self.vocoder is None else self._vocoded(level_BMT)
         if self.variable:

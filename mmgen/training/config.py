@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from mmgen.settings import Settings
 
-# settings that came after others had been trained without them: plain data leaves them out where they are not used,
-# and so what was trained before is still that
-_LATER = (
-    "validate_steps", "take", "patience", "back_off_steps", "keep_last", "deterministic", "compile",
-)  # fmt: skip
 # with what a training runs, not what it makes (law 3)
 _CIRCUMSTANCE = ("keep_last", "deterministic", "compile")
 
 
 class TrainConfig(Settings):
     """A training budget and its optimiser. Budgets are steps (or epochs), never seconds."""
+
+    later = frozenset(
+        {"beta1", "validate_steps", "take", "patience", "back_off_steps", "keep_last", "deterministic", "compile"}
+    )
 
     steps: int | None = Field(None, ge=1)
     #: used where `steps` is not given
@@ -28,9 +27,8 @@ class TrainConfig(Settings):
     batch_size: int = Field(64, ge=1)
     optimizer: Literal["adamw", "adam"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0)
-    #: decay of the optimiser's first moment; two players that train together want less than the usual 0.9. Came later
-    #: than the others, so at 0.9 it is not written, and what was trained without it is still that
-    beta1: float = Field(0.9, ge=0, lt=1, exclude_if=lambda beta: beta == 0.9)
+    #: decay of the optimiser's first moment; two players that train together want less than the usual 0.9.
+    beta1: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(0.01, ge=0)
     #: linear warm-up, then the schedule
     warmup_steps: int = Field(0, ge=0)
@@ -78,11 +76,6 @@ class TrainConfig(Settings):
                 raise ValueError(f"{name}: wanted validate_steps beside it, came none")
         return self
 
-    @model_serializer(mode="wrap")
-    def _plain(self, plain: Callable[[TrainConfig], dict[str, Any]]) -> dict[str, Any]:
-        unused = {name for name in _LATER if getattr(self, name) == type(self).model_fields[name].default}
-        return {name: value for name, value in plain(self).items() if name not in unused}
-
 
 def counted(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Plain settings, at any depth, without what is circumstance in the `train` among them."""
@@ -93,6 +86,18 @@ def counted(settings: Mapping[str, Any]) -> dict[str, Any]:
             value = counted({key: each for key, each in value.items() if key not in dropped})
         kept[name] = value
     return kept
+
+
+#: trunk: what is neither adapter nor head; heads: projections of encoders, and what names classes
+InitWhat = Literal["all", "trunk", "adapters", "heads"]
+
+
+class InitConfig(Settings):
+    """An earlier model that training starts from; it is an input of the step."""
+
+    #: [kind:]name[@version|@alias]; of the model's own name only by version
+    ref: str
+    what: InitWhat = "all"
 
 
 class PinConfig(Settings):

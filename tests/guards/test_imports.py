@@ -13,10 +13,11 @@ from tests.guards.source import PACKAGES, imports, modules, parsed, where
 ORDER = (
     "errors", "records", "reasons", "addresses", "filesystems", "store", "uris", "artifact", "tombstones",
     "runtime", "settings", "asking",
+    "runtime", "settings", "pretrained",
     # every room's config.py and those of single files stand here, whatever else their room may need
     "configs",
     "tables", "tars", "order", "modalities", "dataset", "sources", "duplicates",
-    "identity", "catalog", "forgotten", "holders", "tracking", "promotions",
+    "identity", "catalog", "forgotten", "holders", "tracking", "promotions", "initial",
     "pairs", "report", "staging", "ingest", "splits", "decision", "inputs", "verdicts", "validate",
     "shard_plan", "shard_facts", "shard_files", "shards", "rerender", "forget", "diff", "trace", "layouts", "export",
     # the torch line

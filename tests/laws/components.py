@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from mmgen.batches import Batch
+from mmgen.codecs.pretrained import architecture_of
 from mmgen.codecs.table import CODECS, VOCODERS
 from mmgen.codecs.vocoder import vocoder_loss
+from mmgen.encoders.config import EncoderConfig
+from mmgen.encoders.foreign_text import give_tokenizer
+from mmgen.encoders.specs import encoder_spec, encoder_start
 from mmgen.encoders.table import ENCODERS, make_encoder
 from mmgen.fusion.table import FUSES, make_fusion
 from mmgen.generators.autoregressive import ids_key
@@ -21,6 +27,7 @@ from mmgen.generators.sampling import Sampling
 from mmgen.generators.table import GENERATORS
 from mmgen.preprocess.audio import AudioPreprocess, marked
 from mmgen.records import Modality
+from tests import foreign_models
 
 ROWS, CLASSES = 6, 3
 VOCABULARY, LENGTH, EMBEDDING = 24, 8, 8
@@ -73,6 +80,18 @@ def tensors() -> Batch:
     return _batch(values(), dict.fromkeys(SHAPES, 1))
 
 
+def foreign() -> Batch:
+    """As `tensors`, but sounds are waveforms, two tones in each, and texts are words."""
+    times = torch.arange(foreign_models.SAMPLES) / foreign_models.RATE_HZ
+    hertz = 100.0 * (1 + torch.arange(ROWS))[:, None]
+    wave = (hertz * times * 6.2832).sin() * 0.5 + (hertz * times * 2.5).cos() * 0.3
+    how = foreign_models.hows()["text"]
+    texts = ("a red", "blue sea", "green", "old blue", "red red", "one sea")
+    ids = torch.stack([how.value(torch.from_numpy(how.compact(text.encode(), ""))) for text in texts])
+    made = {**values(), "audio": wave[:, None], "text": ids}
+    return _batch(made, dict.fromkeys(SHAPES, 1))
+
+
 def latents() -> Batch:
     """Latents of each slot, and a fusion embedding beside each."""
     made, tokens = {}, {}
@@ -96,6 +115,26 @@ _CODEC_ARGS: dict[str, tuple[str, dict[str, Any]]] = {
                                 "width": 32, "heads": 2, "depth": 1, "kl_weight": 1e-4, "token_dropout": 0.0,
                                 "word_dropout": 0.2}),
 }  # fmt: skip
+
+
+def foreign_codec(kind: str, slot: str, library: str, fits: float, **sizes: int) -> Case:
+    """A codec of another library, random as their library makes it."""
+
+    def make() -> nn.Module:
+        settings = architecture_of(Path(foreign_models.folder(kind)), library)
+        made: Any = CODECS[kind](architecture=settings, **sizes)  # type: ignore[call-arg]
+        for buffer in (each for name, each in made.named_buffers() if name.endswith("codebook.embed")):
+            buffer.normal_(std=0.1)
+        return made  # type: ignore[no-any-return]
+
+    def outputs(module: Any, batch: Batch) -> dict[str, Tensor]:
+        z_BTD = module.encode(batch.values[slot])
+        return {"latent": z_BTD, "value": module.decode(z_BTD)}
+
+    return Case(
+        f"codec:{kind}", make, foreign, outputs,
+        lambda module, batch, noise: module.loss(batch.values[slot], noise)["loss"], fits=fits, steps=50,
+    )  # fmt: skip
 
 
 def codec(kind: str) -> Case:
@@ -166,6 +205,45 @@ def encoder(kind: str, modality: Modality) -> Case:
             module.head(module.encoder(batch.values[modality])), batch.labels_B
         ),
         fits=0.2, steps=30 if kind == "resnet18_image" else 60,
+    )  # fmt: skip
+
+
+_FOREIGN: dict[str, dict[str, Any]] = {
+    "torchvision_image": {"model": "mobilenet_v3_small"},
+    "torchaudio_audio": {"model": "wav2vec2_model", "options": foreign_models.WAV2VEC2, "sample_rate_hz": 8000},
+    "transformers_image": {"source": "clip"},
+    "transformers_text": {"source": "bert"},
+    "transformers_audio": {"source": "wav2vec2"},
+}
+
+
+def foreign_encoder(kind: str) -> Case:
+    """An encoder of another library; all of it is trained."""
+    slot: Any = kind.rsplit("_", 1)[1]
+
+    class Classifier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            settings = {"kind": kind, "trainable": "all", **_FOREIGN[kind]}
+            if "source" in settings:
+                settings["source"] = foreign_models.folder(settings["source"])
+            wanted: Any = TypeAdapter(EncoderConfig).validate_python(settings)
+            how = foreign_models.hows()[slot]
+            shape = how.shape if slot != "text" else (*how.shape, len(how.tokenizer))
+            self.encoder = make_encoder(encoder_spec(wanted, how, slot), slot, shape, 16, encoder_start(wanted))
+            give_tokenizer(self, foreign_models.tokenizer())
+            self.head = nn.Linear(16, CLASSES)
+
+    def outputs(module: Any, batch: Batch) -> dict[str, Tensor]:
+        x_BTD, mask_BT = module.encoder.token_features(batch.values[slot])
+        return {"vector": module.encoder(batch.values[slot]), "tokens": x_BTD, "mask": mask_BT.float()}
+
+    return Case(
+        f"encoder:{kind}:{slot}", Classifier, foreign, outputs,
+        lambda module, batch, noise: nn.functional.cross_entropy(
+            module.head(module.encoder(batch.values[slot])), batch.labels_B
+        ),
+        fits=0.3, steps=100, rate=1e-2 if kind != "torchvision_image" else 3e-3,
     )  # fmt: skip
 
 
@@ -276,8 +354,11 @@ CASES: tuple[Case, ...] = (
     *(codec(kind) for kind in _CODEC_ARGS),
     variable_codec(),
     *(vocoder(kind) for kind, each in VOCODERS.items() if each is not None),
+    foreign_codec("autoencoder_kl", "image", "AutoencoderKL", 0.9, channels=1, height=32, width=32),
+    foreign_codec("encodec", "audio", "EncodecModel", 0.9, samples=foreign_models.SAMPLES, sample_rate_hz=8000),
     *(encoder(kind, modality) for kind, each in ENCODERS.items() for modality in MODALITIES.values()
-      if modality in each.modalities),
+      if modality in each.modalities and kind not in _FOREIGN),
+    *(foreign_encoder(kind) for kind in _FOREIGN),
     *(fusion(kind) for kind in FUSES),
     *(joint_flow(network) for network in FIELDS),
     autoregressive(),

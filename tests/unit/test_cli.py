@@ -21,11 +21,13 @@ from mmgen.errors import ConfigError, GateError, StoreError
 
 LINE = {"--store", "--workers", "--device", "--json"}
 STEP = LINE | {"--verify", "--rehash", "--refit", "--rebuild"}
+INIT = {"--init-from", "--init"}
 # stable: what is here may be added to, and nothing may go
 OPTIONS = {
     "demo": LINE | {"--rows", "--quick"},
-    "run": STEP | {"--from", "--until", "--plan", "--profile"},
+    "run": STEP | INIT | {"--from", "--until", "--plan", "--profile"},
     **dict.fromkeys(steps.NAMES, STEP),
+    **dict.fromkeys(("train-fusion", "train-generator"), STEP | INIT),
     "evaluate": STEP | {"--against", "--out"},
     "tune": LINE | {"--trials", "--out"},
     "init": {"--out", "--force", "--json"},

@@ -10,14 +10,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mmgen.batches import open_samples
+from mmgen.batches import Loader, open_samples
 from mmgen.codec_set import CodecSet
-from mmgen.embeddings import frozen
+from mmgen.embeddings import frozen, identity_of
 from mmgen.encoders.config import ExtractConfig
 from mmgen.encoders.table import make_encoder
 from mmgen.errors import ConfigError
 from mmgen.extract import extract
 from mmgen.runtime import Runtime, map_local
+from tests.foreign_models import folder
 from tests.tiny_line import Line, copied
 
 
@@ -89,3 +90,43 @@ def test_weights_that_are_not_there_and_encoders_of_another_modality_are_the_use
     other = configured(line, image={"kind": "cnn_image", "weights": str(tmp_path / "other.safetensors")})
     with pytest.raises(ConfigError, match="is not a cnn_image of this size"):
         extract(other, line.inputs("extract"), runtime)
+
+
+def test_tokens_of_a_foreign_encoder_are_cached_with_zeros_where_there_are_none(line: Line) -> None:
+    asked = {
+        "text": {"kind": "transformers_text", "source": folder("bert"), "output": "tokens"},
+        "image": {"kind": "transformers_image", "source": folder("clip"), "output": "tokens", "width": 5},
+    }
+    config = configured(line, **asked)
+    made = extract(config, line.inputs("extract"), Runtime(line.store, device="cpu"))
+    cached = open_samples(line.store, made, "embeddings", "train")
+    tensors = open_samples(line.store, made, "tensors", "train")
+    assert cached is not None
+    assert tensors is not None
+    assert (cached.tokens("text"), cached.tokens("image")) == (48, 17)
+    codecs = CodecSet.load(line.store, line.made["fit"])
+    for slot, width in (("text", 8), ("image", 5)):
+        encoder = frozen(codecs, slot, config.extract.encoders[slot].model_dump(), torch.device("cpu"))
+        compact = torch.from_numpy(tensors.shards[0].slots[slot].rows[:5].copy())
+        wanted_BTD, mask_BT = encoder.token_features(codecs.preprocesses[slot].value(compact))
+        came = cached.shards[0].slots[slot].rows[:5]
+        assert came.shape == (*mask_BT.shape, width)
+        assert np.allclose(came, wanted_BTD.numpy(), atol=1e-5)
+        # padding can be told from words by itself
+        assert np.array_equal(came.any(axis=2), mask_BT.numpy())
+    batch = Loader(cached, batch_size=4, device=torch.device("cpu")).next()
+    assert batch.values["image"].shape == (4, 17, 5)
+    assert torch.equal(batch.masks["text"], batch.values["text"].ne(0).any(-1))
+    assert batch.masks["image"].all()
+    assert not batch.masks["text"].all()
+
+
+def test_a_foreign_encoder_counts_by_its_files_and_not_by_what_training_would_change() -> None:
+    def counted(**changed: Any) -> str:
+        raw = {"kind": "transformers_text", "source": folder("bert"), **changed}
+        return identity_of(ExtractConfig.model_validate({"encoders": {"text": raw}}).encoders, "t")
+
+    first = counted()
+    assert counted(trainable="adapters") == first
+    assert counted(source=folder("bert", seed=1)) != first
+    assert counted(output="tokens") != first

@@ -138,7 +138,7 @@ def test_settings_that_are_not_used_are_no_part_of_what_is_made() -> None:
     before = {"kind", "width", "encoders", "augment", "label_weight", "contrastive_weight", "train"}
     assert set(config_part("train-fusion", config_of())["fusion"]) == before
     assert set(config_part("train-fusion", fusion_of(hide=0.3, rank=8))["fusion"]) == before | {"hide", "rank"}
-    assert set(FusionConfig().plain()) == before | {"pin"}
+    assert set(FusionConfig().model_dump(mode="json")) == before | {"pin"}
 
 
 def test_every_way_to_fuse_trains_on_the_line(line: Line) -> None:

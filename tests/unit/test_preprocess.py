@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mmgen.errors import ConfigError, IntegrityError, SourceError
+from mmgen.modalities.audio import AudioMedia
 from mmgen.modalities.config import AudioSlot, ImageSlot, TextSlot
 from mmgen.preprocess.audio import AudioPreprocess
 from mmgen.preprocess.image import ImagePreprocess, draw
 from mmgen.preprocess.table import PREPROCESSES, preprocess, preprocesses
 from mmgen.preprocess.text import BOS, EOS, PAD, TextPreprocess, Tokenizer
+from mmgen.preprocess.wave_mel import WaveMel, is_waveform
 from mmgen.records import MODALITIES
 
 CAPTIONS = ["a thin seven, slanted", "seven spoken fast", "the digit 3", "drei – né ☃"]
@@ -244,3 +246,32 @@ def test_the_table_has_every_modality_and_builds_what_a_slot_declares(tokenizer:
         assert value.shape == (2, *each.shape), slot
     with pytest.raises(ConfigError, match=r"'t'.*tokenizer"):
         preprocess("t", slots["t"], None)
+
+
+def test_a_waveform_slot_keeps_the_clip_itself() -> None:
+    how = AudioPreprocess(8_000, 0.5, 16, representation="waveform")
+    wave = tone(300, 0.5, 8_000)
+    compact = how.compact(wav(wave, 8_000), "key")
+    assert compact.shape == how.shape == (1, 4_000)
+    assert compact.dtype == np.float16
+    value = how.value(torch.from_numpy(compact)[None])
+    assert np.abs(value.numpy()[0] - wave).max() < 1e-3
+    (data,) = how.files(value)
+    again, rate = AudioMedia().decode(data)
+    assert rate == 8_000
+    assert np.abs(again - wave).max() < 1e-3
+
+
+def test_networks_for_spectrograms_hear_waveforms_by_a_spectrogram_of_theirs() -> None:
+    heard = WaveMel(8_192)
+    assert is_waveform((1, 8_192))
+    assert not is_waveform((16, 64))
+    assert not list(heard.state_dict())
+    times = torch.arange(8_192) / 8_192
+    low, high = (torch.sin(2 * torch.pi * hertz * times)[None, None] for hertz in (200, 2_000))
+    a_MT, b_MT = heard(low)[0], heard(high)[0]
+    assert a_MT.shape == heard.shape == (64, 32)
+    assert a_MT.mean(1).argmax() < b_MT.mean(1).argmax()
+    assert -1.1 < heard(torch.zeros(1, 1, 8_192)).min() < 0 < b_MT.max() < 1.1
+    with pytest.raises(ConfigError, match="wanted waveforms of 4096 samples or more, came 4000"):
+        WaveMel(4_000)

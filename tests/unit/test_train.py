@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load, save_file
 
 from mmgen import artifact as artifacts
 from mmgen.artifact import Artifact
 from mmgen.batches import Loader, open_samples
 from mmgen.codec_set import CodecSet
 from mmgen.config import Config
+from mmgen.encoders.table import make_encoder
+from mmgen.errors import ConfigError
 from mmgen.features import FeatureShard
+from mmgen.generate import conditions
 from mmgen.generators.joint_flow import embedding_key
+from mmgen.generators.sampling import Sampling
+from mmgen.identity import identity
 from mmgen.maker import Maker, embed_slot, load_fusion, new_fusion, with_embeddings
 from mmgen.report.curves import read_curves
 from mmgen.runtime import Runtime
@@ -28,6 +35,7 @@ from mmgen.train import (
     train_fusion,
     train_generator,
 )
+from tests.foreign_models import folder
 from tests.tiny_line import PARTS, TRAIN, Line, Lines, config_of, copied
 
 BASELINE = {
@@ -201,3 +209,59 @@ def test_missing_slots_are_normal(line: Line, monkeypatch: pytest.MonkeyPatch) -
         made = step(line.config, line.inputs(name), line.runtime)
         assert made.facts["skipped"] == 0
         assert made.facts["loss"] == made.facts["loss"]
+
+
+def test_a_generator_with_encoders_of_others_is_whole_without_their_folders(line: Line, tmp_path: Path) -> None:
+    bert, clip = (shutil.copytree(folder(name), tmp_path / name) for name in ("bert", "clip"))
+    encoders = {
+        "text": {"kind": "transformers_text", "source": str(bert), "width": 8},
+        "image": {"kind": "transformers_image", "source": str(clip), "trainable": "adapters"},
+    }
+    config = config_of(generator={**BASELINE, "target": "audio", "encoders": encoders})
+    inputs = line.inputs("train-generator")
+    first = identity("train-generator", config, inputs).fingerprint
+    made = train_generator(config, inputs, line.runtime)
+    assert made.fingerprint == first
+    parameters = {name.split(".")[3] for name in load(line.store.read(made.file("weights").path))
+                  if name.startswith("encode.encoders.")}  # fmt: skip
+    assert parameters >= {"trunk", "project", "our_tokenizer", "their_tokenizer"}
+    for each in (bert, clip):
+        shutil.rmtree(each)
+    maker = Maker.load(line.store, line.made["fit"], line.made["train-fusion"], made)
+    batch = conditions(maker, [{"text": "a red square"}, {"text": "something else"}])
+    sound = maker.make(batch, ("audio",), Sampling(1, 1.0), torch.Generator().manual_seed(0))["audio"]
+    assert not torch.equal(sound[0], sound[1])
+    with pytest.raises(ConfigError, match="no folder"):
+        identity("train-generator", config, inputs)
+
+
+def test_a_fusion_reads_through_encoders_of_others_and_starts_from_local_weights(line: Line, tmp_path: Path) -> None:
+    bert = shutil.copytree(folder("bert"), tmp_path / "bert")
+    torch.manual_seed(3)
+    own = make_encoder("cnn_image", "image", (1, 16, 16), 8)
+    save_file(own.state_dict(), tmp_path / "own.safetensors")
+    encoders = {
+        "text": {"kind": "transformers_text", "source": str(bert), "trainable": "head"}, "audio": "cnn_mel",
+        "image": {"kind": "cnn_image", "weights": str(tmp_path / "own.safetensors")},
+    }  # fmt: skip
+    still = {**TRAIN, "learning_rate": 1e-9}
+    config = config_of(fusion={"width": 8, "encoders": encoders, "train": still})
+    inputs = line.inputs("train-fusion")
+    made = train_fusion(config, inputs, line.runtime)
+    tensors = load(line.store.read(made.file("weights").path))
+    number = sorted(line.made["fit"].facts["slots"]).index("image")
+    assert torch.allclose(tensors[f"encoders.{number}.project.weight"], own.project.weight, atol=1e-6)
+    assert train_fusion(config_of(), inputs, line.runtime).fingerprint == line.made["train-fusion"].fingerprint
+    assert identity("train-fusion", config, inputs).fingerprint == made.fingerprint
+    shutil.rmtree(bert)
+    (tmp_path / "own.safetensors").unlink()
+    maker = Maker.load(line.store, line.made["fit"], made, line.made["train-generator"])
+    e_BD = maker.embed(conditions(maker, [{"text": "a red square"}, {"text": "something else"}]))
+    assert e_BD.shape == (2, 8)
+    assert not torch.equal(e_BD[0], e_BD[1])
+
+
+def test_a_mistake_in_an_encoders_settings_is_named() -> None:
+    wrong = {"text": {"kind": "transformers_text", "sourc": "bert"}}
+    with pytest.raises(ConfigError, match=r"fusion.encoders.text.*source.*missing|did you mean 'source'"):
+        config_of(fusion={"encoders": wrong, "train": TRAIN})
