@@ -12,10 +12,10 @@ from mmgen.artifact import Artifact, Draft
 from mmgen.codec_set import CodecSet, make_codec, read_slots, weights_of
 from mmgen.fit_parts import codec_args
 from mmgen.maker import new_fusion, new_generator
+from mmgen.network_args import fusion_args, joint_flow_args
 from mmgen.preprocess.table import preprocesses
 from mmgen.preprocess.text import Tokenizer
 from mmgen.store import Store
-from mmgen.train import fusion_args, joint_flow_args
 from tests import hand_made
 
 CONFIG = config.build(

@@ -12,8 +12,7 @@ from tests.guards.source import PACKAGES, imports, modules, parsed, where
 # mmgen from the ground up: a file imports only from rooms that stand before its own, or from its own room
 ORDER = (
     "errors", "records", "reasons", "addresses", "filesystems", "store", "uris", "artifact", "tombstones",
-    "runtime", "settings", "asking",
-    "runtime", "settings", "pretrained",
+    "runtime", "settings", "pretrained", "asking",
     # every room's config.py and those of single files stand here, whatever else their room may need
     "configs",
     "tables", "tars", "order", "modalities", "dataset", "sources", "duplicates",
@@ -21,22 +20,12 @@ ORDER = (
     "pairs", "report", "staging", "ingest", "splits", "decision", "inputs", "verdicts", "validate",
     "shard_plan", "shard_facts", "shard_files", "shards", "rerender", "forget", "diff", "trace", "layouts", "export",
     # the torch line
-    "preprocess", "features", "similarities", "batches",
-    "adversarial",
+    "preprocess", "features", "similarities", "batches", "adversarial",
     "codecs", "encoders", "fusion", "generators", "training",
-    "codec_set", "embeddings", "extract", "maker", "pair_scores", "generate", "evaluate", "fit_parts", "fit_judges",
-    "evalset", "fit", "train", "evaluate.step", "evaluate.against",
-    "evalset", "fit", "fusion_reads", "train", "train_head", "evaluate.step",
-    "mlflow_client", "dataset_log", "served_model", "registry",
-    "fit_vocoder", "evalset", "fit", "train", "evaluate.step", "mlflow_client", "dataset_log", "served_model",
-    "registry",
-    "preprocess", "features", "similarities", "batches", "codecs", "encoders", "fusion", "generators", "training",
     "codec_set", "embeddings", "extract", "maker", "pair_scores", "editing", "conditions", "generate", "evaluate",
-    "fit_parts", "fit_judges", "evalset", "fit", "train", "evaluate.step", "mlflow_client", "dataset_log",
-    "preprocess", "features", "similarities", "batches", "codecs", "encoders", "fusion", "generators", "training",
-    "codec_set", "embeddings", "extract", "maker", "pair_scores", "generate", "evaluate", "fit_parts",
-    "fit_judges", "evalset", "fit", "pretrain", "train", "evaluate.step", "mlflow_client", "dataset_log",
-    "served_model", "registry",
+    "fit_parts", "fit_vocoder", "fit_judges", "evalset", "fit", "fusion_reads", "pretrain", "network_args", "train",
+    "train_head", "evaluate.step", "evaluate.against",
+    "mlflow_client", "dataset_log", "served_model", "registry",
     # decides which of them runs, and imports the one that does
     "steps",
     "tune_log", "tune",

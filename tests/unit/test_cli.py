@@ -36,6 +36,9 @@ OPTIONS = {
         "--sampler", "--shift", "--steps", "--seed", "--out", "--store", "--device", "--json", "--temperature",
         "--top-k", "--top-p", "--beams", "--prefix",
     },
+    "head": {
+        "--head", "--column", "--slot", "--separator", "--steps", "--seed", "--store", "--device", "--json",
+    },
     "inpaint": {
         "--hole", "--slot", "--num", "--guidance", "--sampler", "--steps", "--seed", "--out", "--store", "--device",
         "--json",
@@ -57,6 +60,7 @@ OPTIONS = {
 ARGUMENTS = {
     "tune": ["config"],
     "run": ["config"], "init": ["file"], "generate": ["model"],
+    "demo": ["name"], "head": ["model"],
     "inpaint": ["model", "value"], "interpolate": ["model"],
     "ls": ["kind"], "show": ["ref"], "verify": ["ref"],
     "report": ["ref"], "forget": ["keys"], "diff": ["one", "other"], "trace": ["key"],

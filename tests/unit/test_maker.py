@@ -17,9 +17,9 @@ from mmgen.generate import conditions
 from mmgen.generators.sampling import Sampling
 from mmgen.generators.table import GENERATORS
 from mmgen.maker import Maker, new_fusion
+from mmgen.network_args import value_shapes
 from mmgen.preprocess.table import preprocesses
 from mmgen.preprocess.text import Tokenizer
-from mmgen.train import value_shapes
 
 SLOTS: dict[str, Any] = {
     "answer": {"modality": "text", "max_tokens": 8, "column": "a"},

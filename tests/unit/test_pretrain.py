@@ -13,11 +13,12 @@ from mmgen.codec_set import CodecSet
 from mmgen.errors import ConfigError
 from mmgen.identity import identity
 from mmgen.maker import load_fusion, new_fusion
+from mmgen.network_args import as_recorded, fusion_args
 from mmgen.preprocess.text import TextPreprocess
 from mmgen.pretrain import Texts, pretrain_text
 from mmgen.report.curves import read_curves
 from mmgen.runtime import Runtime, Silent
-from mmgen.train import as_recorded, fusion_args, train_fusion
+from mmgen.train import train_fusion
 from mmgen.training.checkpoint import Checkpoint
 from mmgen.training.config import TrainConfig
 from mmgen.training.loop import seed_of

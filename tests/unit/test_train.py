@@ -24,17 +24,11 @@ from mmgen.generators.joint_flow import embedding_key
 from mmgen.generators.sampling import Sampling
 from mmgen.identity import identity
 from mmgen.maker import Maker, embed_slot, load_fusion, new_fusion, with_embeddings
+from mmgen.network_args import as_recorded, fusion_args
 from mmgen.report.curves import read_curves
 from mmgen.runtime import Runtime
 from mmgen.steps import train_shards
-from mmgen.train import (
-    as_recorded,
-    fusion_args,
-    fusion_still_good,
-    generator_still_good,
-    train_fusion,
-    train_generator,
-)
+from mmgen.train import fusion_still_good, generator_still_good, train_fusion, train_generator
 from tests.foreign_models import folder
 from tests.tiny_line import PARTS, TRAIN, Line, Lines, config_of, copied
 
