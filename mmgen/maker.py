@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from mmgen.fusion.table import make_fusion
 from mmgen.generators.autoregressive import ids_key
 from mmgen.generators.joint_flow import JointFlow, embedding_key
 from mmgen.generators.sampling import Sampling, Steering
+from mmgen.generators.stages import Stage, stages
 from mmgen.generators.table import GENERATORS
 from mmgen.store import Store
 from mmgen.training.loop import seed_of
@@ -193,8 +195,45 @@ class Maker:
         if generator.feature_set == "tensors":
             made: dict[str, Tensor] = generator.sample(given, to, how, rng)
             return made
+        if steering is None and isinstance(generator, JointFlow):
+            return self._staged(given, to, how, rng)
         latents = generator.sample(self.conditions(given), to, how, rng, *led)
         return {slot: self.codecs.decode(slot, latents[slot]) for slot in to}
+
+    def _staged(self, given: Batch, to: tuple[str, ...], how: Sampling, rng: torch.Generator) -> dict[str, Tensor]:
+        """In one stage where all slots were seen together; else rows that give the same slots go the same way."""
+        flow = self._flow()
+        names = [slot for slot in flow.slots if slot in given.values and slot not in to]
+        concerned = {*names, *to}
+        if all(frozenset(pair) in flow.pairs for pair in combinations(concerned, 2)):
+            latents = flow.sample(self.conditions(given), to, how, rng)
+            return {slot: self.codecs.decode(slot, latents[slot]) for slot in to}
+        there = [given.masks[slot].any(dim=1).tolist() for slot in names]
+        ways: dict[tuple[str, ...], list[int]] = {}
+        for row in range(len(given)):
+            source = tuple(slot for slot, present in zip(names, there, strict=True) if present[row])
+            ways.setdefault(source, []).append(row)
+        found: dict[str, Tensor] = {}
+        for source, rows in ways.items():
+            places = torch.tensor(rows, device=self.device)
+            made = self._through(given.take(places), stages(source, to, flow.pairs, flow.slots), how, rng)
+            for slot in to:
+                if slot not in found:
+                    found[slot] = made[slot].new_zeros((len(given), *made[slot].shape[1:]))
+                found[slot][places] = made[slot]
+        return found
+
+    def _through(self, given: Batch, plan: Sequence[Stage], how: Sampling, rng: torch.Generator) -> dict[str, Tensor]:
+        """All that the stages make, each from what it names of what is given and was made before it."""
+        made: dict[str, Tensor] = {}
+        for stage in plan:
+            values, masks = {**given.values, **made}, dict(given.masks)
+            for slot, value in values.items():
+                masks[slot] = torch.full((len(value), 1), slot in stage.given, device=value.device)
+            basis = replace(given, values=values, masks=masks)
+            latents = self._flow().sample(self.conditions(basis), stage.to, how, rng)
+            made |= {slot: self.codecs.decode(slot, latents[slot]) for slot in stage.to}
+        return made
 
     def _written(
         self, given: Batch, to: tuple[str, ...], how: Sampling, rng: torch.Generator, prefix: Mapping[str, Tensor]

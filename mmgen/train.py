@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from mmgen.fusion.fusion import Fusion
 from mmgen.fusion.targets import Target, with_targets
 from mmgen.fusion_reads import cached_args, fusion_maker, target_args, target_report
 from mmgen.generators.autoregressive import IDS_SUFFIX, Autoregressive
+from mmgen.generators.config import JointFlowConfig
 from mmgen.generators.label_report import label_report
 from mmgen.generators.table import GENERATORS
 from mmgen.identity import Identity, identity
@@ -125,6 +127,8 @@ def generator_job(config: Config, bench: Bench) -> Job:
     """The training of the configured generator."""
     settings, seed = config.generator, seed_of(config.seed, *b"generator")
     spec = as_recorded(settings.kind, GENERATOR_ARGS[settings.kind](config, bench.codecs, bench.inputs))
+    if isinstance(settings, JointFlowConfig):
+        spec["args"] |= bench.unseen()
     init = getattr(settings, "init", None)
     return Job("generator", config.name, settings.train, seed, spec, init=init.what if init else None)
 
@@ -213,6 +217,15 @@ class Bench:
         alone = replace(self.world, rank=0, size=1)
         held: Any = network
         return mean_losses(held.eval(), held.loss, self._loader(samples, batch_size, seed, alone), seed)
+
+    def unseen(self) -> dict[str, list[list[str]]]:
+        """`unseen` of the flow's constructor: pairs of slots that no training row has both of; nothing if all have."""
+        samples = open_samples(self.runtime.store, self.inputs["features"], self.feature_set, "train")
+        if samples is None:
+            return {}
+        has = {slot: counts > 0 for slot, counts in sorted(samples.counts.items())}
+        never = [[one, other] for one, other in combinations(has, 2) if not (has[one] & has[other]).any()]
+        return {"unseen": never} if never else {}
 
     def learned_args(self, config: Config) -> dict[str, Any]:
         """The fusion's constructor arguments that come from the features: what is cached, what labels are."""

@@ -10,6 +10,7 @@ Shape suffixes: B batch, S slots, T latent tokens, D latent width, E width of a 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import ClassVar, Literal
 
 import torch
@@ -22,6 +23,7 @@ from mmgen.generators.flow_sampling import Condition, FlowSampling
 from mmgen.generators.roles import GIVEN, TARGET, draw_roles, draw_times
 from mmgen.generators.samplers import State
 from mmgen.generators.sampling import Sampling, Steering
+from mmgen.generators.stages import Pairs
 
 EMBEDDING_SUFFIX = ".fusion"
 
@@ -45,6 +47,8 @@ class JointFlow(nn.Module):
         given_noise: standard deviation of noise on given latents and embeddings in training, so that the network does
             not come to know its conditions by heart (Ho et al. 2022, arXiv:2106.15282).
         dropout: inside the blocks.
+        unseen: pairs of slots that no training sample had both of; what is made of one for the other goes through a slot
+            that was seen with both (`stages`).
         sampler: a name of SAMPLERS, for those who ask for none.
     """
 
@@ -67,6 +71,7 @@ class JointFlow(nn.Module):
         given_noise: float = 0.4,
         dropout: float = 0.0,
         sampler: str = "euler",
+        unseen: Sequence[Sequence[str]] = (),
     ) -> None:
         super().__init__()
         if not slots:
@@ -76,6 +81,8 @@ class JointFlow(nn.Module):
         self.joint_share, self.shared_time = joint_share, shared_time
         self.given_share, self.absent_share = given_share, absent_share
         self.condition_dropout, self.given_noise, self.sampler = condition_dropout, given_noise, sampler
+        never = {frozenset(pair) for pair in unseen}
+        self.pairs: Pairs = frozenset(map(frozenset, combinations(self.shapes, 2))) - never
         if network not in FIELDS:
             raise ConfigError(unknown_name("network", network, FIELDS))
         self.field = FIELDS[network](
