@@ -47,8 +47,8 @@ class JointFlow(nn.Module):
         given_noise: standard deviation of noise on given latents and embeddings in training, so that the network does
             not come to know its conditions by heart (Ho et al. 2022, arXiv:2106.15282).
         dropout: inside the blocks.
-        unseen: pairs of slots that no training sample had both of; what is made of one for the other goes through a slot
-            that was seen with both (`stages`).
+        unseen: pairs of slots that no training sample had both of: one is made for the other through a slot that was
+            seen with both (`stages`).
         sampler: a name of SAMPLERS, for those who ask for none.
     """
 
