@@ -212,7 +212,10 @@ def _fifty_rows(folder: Path) -> Path:
     for number in range(ROWS):
         name = f"pictures/{number}.png"
         if number != 7:
-            Image.new("RGB", (16, 16), (number * 5, 255 - number * 5, number)).save(folder / name)
+            picture = Image.new("RGB", (16, 16), (number * 5, 255 - number * 5, number))
+            # a picture of one colour would be flagged as blank
+            picture.paste((255, 255, 255), (0, 0, 8, 8))
+            picture.save(folder / name)
         rows.append({"id": f"pair-{number}", "caption": f"a square of the colour number {number}", "picture": name})
     with open(folder / "pairs.csv", "w", newline="") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
