@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -121,17 +120,3 @@ def test_batches_keep_their_order_at_any_number_of_workers(config: Config, store
     run(config, store, workers)
     staging = next(path for path in store.walk("staging") if path.endswith("data.json"))
     assert json.loads(store.read(staging)) == {"squares": [standins.square(number) for number in range(6)]}
-
-
-def test_data_are_prepared_where_mlflow_is_not_installed(
-    config: Config, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in [name for name in sys.modules if name.split(".")[0] == "mlflow" or name.startswith("mmgen.mlflow_")]:
-        monkeypatch.delitem(sys.modules, module)
-    monkeypatch.delitem(sys.modules, "mmgen.dataset_log", raising=False)
-    # what an import of what is not installed ends as
-    monkeypatch.setitem(sys.modules, "mlflow", None)
-    seen = Seen()
-    done = run_line(config, store, {"workers": 1}, seen, until="shard")
-    assert [each["ran"] for each in done.steps] == [True, True, True]
-    assert "the data report was not logged to MLflow, which is not installed here" in seen.lines
