@@ -32,7 +32,7 @@ def publish(store: Store, name: str, outcomes: Sequence[dict[str, Any]]) -> None
 def publish_data(store: Store, name: str, before: int) -> None:
     """Link the report of a dataset version later than `before` in Prefect and log it to MLflow, gate passed or not.
 
-    MLflow is a view: that it is away stops nothing, and is said.
+    MLflow is a view: that it is away, or not installed where data are prepared alone, stops nothing, and is said.
     """
     verdicts = artifact.latest(store, "verdicts", name)
     if verdicts is None or verdicts.version <= before or not verdicts.by_role("report"):
@@ -43,12 +43,17 @@ def publish_data(store: Store, name: str, before: int) -> None:
     key = re.sub(r"[^a-z0-9]+", "-", name)
     create_link_artifact(_link(store.full(f"{data.folder}/report.html")), "data report", key=f"{key}-report",
                          description=said)  # fmt: skip
-    from mmgen.dataset_log import log_version  # MLflow takes seconds to import: only when there is something to log
-
+    say = watching.get(LogProgress()).say
     try:
+        from mmgen.dataset_log import log_version  # MLflow takes seconds to import: only when there is something to log
+
         log_version(store, data)
     except (OutsideError, ConfigError) as error:
-        watching.get(LogProgress()).say(f"the data report was not logged to MLflow: {error}")
+        say(f"the data report was not logged to MLflow: {error}")
+    except ModuleNotFoundError as error:
+        if error.name != "mlflow":
+            raise
+        say("the data report was not logged to MLflow, which is not installed here")
 
 
 def _link(path: str) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -212,8 +213,10 @@ def _fifty_rows(folder: Path) -> Path:
     for number in range(ROWS):
         name = f"pictures/{number}.png"
         if number != 7:
-            Image.new("RGB", (16, 16), (number * 5, 255 - number * 5, number)).save(folder / name)
-        rows.append({"id": f"pair-{number}", "caption": f"a square of the colour number {number}", "picture": name})
+            # noise, for pictures of one colour are blank, and alike
+            pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name)
+        rows.append({"id": f"pair-{number}", "caption": f"noise of the number {number}", "picture": name})
     with open(folder / "pairs.csv", "w", newline="") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
         writer.writeheader()
