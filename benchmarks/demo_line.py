@@ -127,6 +127,6 @@ def tell(rows: Sequence[Score], path: Path, as_json: bool) -> None:
         return
     print(f"{'metric':<26}{'given → made':<34}{'value':>9}   {'95% interval':<18}{'n':>6}")
     for row in rows:
-        way = f"{row.given or 'real'} → {row.made}"
+        way = f"{row.given or '—'} → {row.made}"
         print(f"{row.metric:<26}{way:<34}{row.value:>9.3f}   {f'{row.low:.3f}–{row.high:.3f}':<18}{row.n:>6}")
     print(path)

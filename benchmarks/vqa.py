@@ -78,7 +78,7 @@ def question_scores(
     made: Sequence[str], items: Sequence[Item], shown: dict[str, Picture], given: Sequence[str], resamples: int
 ) -> list[Score]:
     """Shares of made texts that are questions, and whose true answer is the given one, of all and by kind of answer;
-    different questions over all made ones, and the same of the samples' own."""
+    different questions over all that are questions, and the same of these samples' own."""
     wanted = [str(first(item, ANSWER)) for item in items]
     read = [parse(text) for text in made]
     right = [
@@ -90,8 +90,12 @@ def question_scores(
     for kind in ("yes/no", "colour", "shape"):
         mine = [each for each, answer in zip(right, wanted, strict=True) if kind_of(answer) == kind]
         found += share(f"question_right, {kind}", given, QUESTION, GRAMMAR, mine)
-    for metric, texts in (("distinct", list(made)), ("distinct_real", [str(first(each, QUESTION)) for each in items])):
-        found.append(distinct(metric, given, texts, resamples))
+    # nonsense is always distinct: questions alone, beside the own ones of the same samples
+    asked = [(text, item) for text, item, question in zip(made, items, read, strict=True) if question is not None]
+    if asked:
+        found.append(distinct("distinct", given, [text for text, _ in asked], resamples))
+        own = [str(first(item, QUESTION)) for _, item in asked]
+        found.append(distinct("distinct_real", given, own, resamples))
     return found
 
 
