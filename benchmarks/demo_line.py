@@ -103,12 +103,14 @@ def counted(metric: str, given: Sequence[str], made: str, judge: str, found: Est
     return scores.score(metric, given, (made,), judge, found)
 
 
-def keep(path: Path, rows: Sequence[Score], line: Line, **about: Any) -> pl.DataFrame:
+def keep(path: Path, rows: Sequence[Score], model: str, **about: Any) -> pl.DataFrame:
     """Check the rows against data_schemas.scores and write them, beside where and by what they were made."""
     here = circumstance()
+    # as one types it: argv begins with where this checkout happens to lie
+    command = " ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
     beside = {
-        **about, "model": line.generator.ref, "fingerprint": line.generator.fingerprint,
-        "machine": here["machine"], "commit": here["commit"] or "", "time": here["time"], "command": " ".join(sys.argv),
+        **about, "model": model,
+        "machine": here["machine"], "commit": here["commit"] or "", "time": here["time"], "command": command,
     }  # fmt: skip
     checked = pl.read_parquet(scores.to_parquet(rows))
     table = checked.with_columns(pl.lit(value).alias(name) for name, value in beside.items())

@@ -139,7 +139,7 @@ def main() -> None:
     path = options.out or RESULTS / f"{NAME}.parquet"
     line = trained(NAME, options)
     rows = measure(line, options, path.with_name(f"{path.stem}-asked.png"))
-    keep(path, rows, line, split=options.split)
+    keep(path, rows, line.generator.ref, split=options.split)
     tell(rows, path, options.json)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -105,7 +106,9 @@ def distinct(metric: str, given: Sequence[str], texts: Sequence[str], resamples:
     found = bootstrap(
         lambda places: len(np.unique(codes_N[places])) / len(places), [len(texts)], resamples, seed=0
     )  # fmt: skip
-    return counted(metric, given, QUESTION, "text", found)
+    # a bootstrap does not know that a share ends at 1
+    inside = replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
+    return counted(metric, given, QUESTION, "text", inside)
 
 
 def measure(line: Line, options: argparse.Namespace) -> list[Score]:
@@ -133,7 +136,7 @@ def main() -> None:
     path = options.out or RESULTS / f"{NAME}.parquet"
     line = trained(NAME, options)
     rows = measure(line, options)
-    keep(path, rows, line, split="test")
+    keep(path, rows, line.generator.ref, split="test")
     tell(rows, path, options.json)
 
 

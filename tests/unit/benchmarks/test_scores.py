@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from benchmarks import scenes, vqa
-from benchmarks.demo_line import share, tell
+from benchmarks.demo_line import keep, share, tell
 from benchmarks.question_truth import Picture
 from mmgen.dataset import Item
 from mmgen.evaluate import scores
@@ -66,7 +67,9 @@ def test_a_made_question_is_right_if_the_given_answer_is_its_true_one() -> None:
     assert found["distinct", given] == found["distinct_real", given] == 1.0
     nonsense = vqa.question_scores(["?", "", "no", "no"], ASKED_OF_TWO, shown, ("answer",), resamples=10)
     assert {row.value for row in nonsense} == {0.0}, "nonsense is not distinct either"
-    assert vqa.distinct("distinct", (), ["a", "a", "b", "a"], 10).value == 0.5
+    row = vqa.distinct("distinct", (), ["a", "a", "b", "a"], 10)
+    assert row.value == 0.5
+    assert 0 <= row.low <= row.high <= 1
 
 
 def test_only_pictures_that_their_questions_settle_are_judged() -> None:
@@ -92,6 +95,17 @@ def test_a_caption_that_tells_the_scene_otherwise_is_no_exact_match() -> None:
     assert found["exact_match", "image"] == 0.5
     assert found["scene_told", "image"] == 1.0
     assert 50 < found["chrf", "image"] < 100
+
+
+def test_a_kept_table_says_by_what_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/some/where/benchmarks/vqa.py", "--quick"])
+    rows = share("question_right", ("answer",), "question", "question_truth", [True])
+    path = tmp_path / "results" / "vqa.parquet"
+    keep(path, rows, "model:vqa@1", split="test")
+    (row,) = pl.read_parquet(path).to_dicts()
+    assert (row["command"], row["model"], row["split"]) == ("python -m benchmarks.vqa --quick", "model:vqa@1", "test")
+    assert row["machine"]
+    assert [each.name for each in path.parent.iterdir()] == ["vqa.parquet"]
 
 
 def test_rows_keep_the_contract_and_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
