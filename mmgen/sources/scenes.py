@@ -138,11 +138,12 @@ def held_out(scene: Scene) -> bool:
 def captions(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
     """The scene in English and in Chinese, the same way of saying it in both."""
     order = list(rng.permutation(len(scene)))
-    clauses = [_clause(scene[at], bool(rng.random() < 0.5)) for at in order]
+    clauses = [clause(scene[at], bool(rng.random() < 0.5)) for at in order]
     return ", ".join(en for en, _ in clauses), "，".join(zh for _, zh in clauses)
 
 
-def _clause(fact: Fact, other: bool) -> tuple[str, str]:
+def clause(fact: Fact, other: bool) -> tuple[str, str]:
+    """A fact in English and in Chinese, in one of its two ways of saying; some have one only."""
     thing = THINGS[fact.thing]
     en, zh = f"{_article(thing.en)} {thing.en}", f"一{thing.measure}{thing.zh}"
     if fact.relation == "left of":

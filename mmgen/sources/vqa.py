@@ -48,14 +48,15 @@ def build(folder: str | Path, pictures: int = PICTURES["train"], progress: Progr
             (root / name).mkdir(parents=True, exist_ok=True)
         rows = list(_rows(data, pictures))
         questions = sorted({question for _, _, question, _ in rows})
-        _speak(root, questions, progress or Silent())
+        lines = [_line(number, row, questions, pictures) for number, row in enumerate(rows)]
+        _speak(root, questions, {speech for _, _, _, speech, *_ in lines}, progress or Silent())
         for part, picture in sorted({(part, picture) for part, picture, _, _ in rows}):
             shutil.copyfile(data / part / "images" / f"{picture}.png", root / "images" / f"{part}-{picture:04d}.png")
         table, temporary = root / "pairs.csv", root / ".pairs.csv.tmp"
         with open(temporary, "w", encoding="utf-8", newline="") as stream:
             writer = csv.writer(stream)
             writer.writerow(COLUMNS)
-            writer.writerows(_line(number, row, questions, pictures) for number, row in enumerate(rows))
+            writer.writerows(lines)
         os.replace(temporary, table)
     except OSError as error:
         raise StoreError(f"vqa: could not write below {root}: {error.strerror or error}") from error
@@ -77,7 +78,7 @@ def _line(number: int, row: tuple[str, int, str, str], questions: list[str], pic
     voice = int(np.random.default_rng([2026, 12, number]).integers(len(VOICES)))
     held = part == "train" and picture >= pictures - max(1, round(VALIDATION_SHARE * pictures))
     group = f"{part}-{picture:04d}"
-    speech = f"speech/{questions.index(question):03d}-{voice}.flac"
+    speech = _file(questions.index(question), voice)
     split = "validation" if held else part
     return f"vqa-{number:05d}", f"images/{group}.png", question, speech, answer, group, split
 
@@ -85,15 +86,20 @@ def _line(number: int, row: tuple[str, int, str, str], questions: list[str], pic
 # ---------------------------------------------------------------- speech
 
 
-def _speak(root: Path, questions: list[str], progress: Progress) -> None:
-    """Every question in every voice."""
+def _file(number: int, voice: int) -> str:
+    return f"speech/{number:03d}-{voice}.flac"
+
+
+def _speak(root: Path, questions: list[str], wanted: set[str], progress: Progress) -> None:
+    """Every question in every voice; the wanted files are kept."""
     # eSpeak keeps state between utterances that it never resets: the same bytes need a fresh process and a fixed order
     with (
         ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_start) as process,
         progress.bar("vqa: speech", len(questions)) as bar,
     ):
         try:
-            for _ in process.map(_say, [str(root)] * len(questions), range(len(questions)), questions):
+            count = len(questions)
+            for _ in process.map(_say, [str(root)] * count, range(count), questions, [wanted] * count):
                 bar.advance(1)
         except BaseException:
             process.shutdown(wait=False, cancel_futures=True)
@@ -109,9 +115,12 @@ def _start() -> None:
     _speaking.append(Speaker())
 
 
-def _say(root: str, number: int, question: str) -> None:
+def _say(root: str, number: int, question: str, wanted: set[str]) -> None:
     for at, voice in enumerate(VOICES):
+        # said whether wanted or not: what eSpeak says next follows from it
         wave = _speaking[0].say(question, voice=voice, words_per_minute=185, pitch=50).astype(np.float64)
+        if _file(number, at) not in wanted:
+            continue
         clip = resample(wave, _speaking[0].rate_hz, RATE_HZ)
-        path = Path(root) / "speech" / f"{number:03d}-{at}.flac"
+        path = Path(root) / _file(number, at)
         soundfile.write(path, np.clip(clip, -32768, 32767).astype(np.int16), RATE_HZ, format="FLAC")

@@ -40,6 +40,8 @@ def test_pictures_questions_answers_and_speech_belong_together(table: Path) -> N
     for row in rows:
         said.setdefault(row["speech"].split("-")[0], set()).add(row["question"])
     assert all(len(questions) == 1 for questions in said.values())
+    there = {f"{folder}/{path.name}" for folder in ("images", "speech") for path in (table.parent / folder).iterdir()}
+    assert there == {row[column] for row in rows for column in ("image", "speech")}, "no file that no row names"
 
 
 def test_a_picture_is_in_one_split_and_the_packages_test_pictures_are_the_test(table: Path) -> None:
