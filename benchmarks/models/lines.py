@@ -1,0 +1,155 @@
+"""The data of the comparison through our own line: who is in which split is decided once, judges are trained once."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from benchmarks.models import settings
+from mmgen import artifact as artifacts
+from mmgen import config as configs
+from mmgen import steps
+from mmgen.artifact import Artifact
+from mmgen.batches import open_samples
+from mmgen.codec_set import CodecSet
+from mmgen.config import Config
+from mmgen.runtime import Runtime
+from mmgen.sources import spoken_digits
+from mmgen.store import Store
+
+#: the columns of a slot's content
+SLOT_COLUMNS = ("caption", "image", "audio")
+#: the variants of the data set: name → share of missing slots, rows
+VARIANTS: dict[str, tuple[float, int]] = {
+    "complete": (0.0, settings.ROWS),
+    "half": (settings.MISSING, settings.ROWS),
+    **{f"pairs-{rows}": (0.0, rows) for rows in settings.PAIRS if rows != settings.ROWS},
+}
+
+
+def table_of(folder: Path, variant: str, splits: Mapping[str, str]) -> Path:
+    """The variant's table beside the data set's own: a split column, training rows dropped, training cells emptied.
+
+    splits: key → split of the complete set; empty for the complete set itself, which has no split column.
+    """
+    missing, rows = VARIANTS[variant]
+    pairs = folder / "pairs.csv"
+    if not pairs.exists():
+        spoken_digits.build(folder, settings.ROWS)
+    if not splits:
+        return pairs
+    target = folder / f"{variant}.csv"
+    with open(pairs, encoding="utf-8", newline="") as stream:
+        lines = [line for line in csv.DictReader(stream) if line["key"] in splits]
+    kept = []
+    for number, line in enumerate(lines):
+        split = splits[line["key"]]
+        if split == "train" and number >= rows:
+            continue
+        if split == "train":
+            line |= dict.fromkeys(_emptied(line["key"], missing), "")
+        kept.append(line | {"split": split})
+    with open(target, "w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, [*kept[0]])
+        writer.writeheader()
+        writer.writerows(kept)
+    return target
+
+
+def _emptied(key: str, missing: float) -> list[str]:
+    """Columns of a row that are left empty: each with its chance, never all."""
+    draws = {column: int.from_bytes(hashlib.sha256(f"{key} {column}".encode()).digest()[:8], "big") / 2**64
+             for column in SLOT_COLUMNS}  # fmt: skip
+    gone = [column for column in SLOT_COLUMNS if draws[column] < missing]
+    # the cell that was nearest to being kept stays
+    return gone if len(gone) < len(SLOT_COLUMNS) else sorted(gone, key=draws.__getitem__)[:-1]
+
+
+def config_of(table: Path, variant: str, seed: int = 0, changes: Mapping[str, Any] | None = None) -> Config:
+    """The recipe `spoken_digits` over a variant's table."""
+    raw: dict[str, Any] = {
+        "recipe": "spoken_digits", "name": f"digits-{variant}", "seed": seed, "source": {"path": str(table)},
+        **(changes or {}),
+    }  # fmt: skip
+    if variant != "complete":
+        # the splits are the complete set's, and a voice that it holds out is a split of its own there
+        raw["source"] |= {"split": "split"}
+        raw["validate"] = {"holdout": None}
+    return configs.build(raw)
+
+
+def bring(config: Config, store: Store, last: str) -> dict[str, Artifact]:
+    """The line up to a step: step → what it made or kept."""
+    runtime = Runtime(store, workers=settings.THREADS)
+    return {outcome.step: outcome.artifact for outcome in steps.run(config, runtime, steps.select(None, last))}
+
+
+def splits_of(store: Store, verdicts: Artifact) -> dict[str, str]:
+    """Key → split of the kept rows."""
+    table = pl.read_parquet(store.read(verdicts.file("verdicts").path))
+    kept = table.filter(pl.col("split").is_not_null())
+    return dict(zip(kept["key"].to_list(), kept["split"].to_list(), strict=True))
+
+
+def export(
+    store: Store, codecs: Artifact, features: Artifact, split: str, target: Path, keys: list[str] | None = None
+) -> int:
+    """Values of a split as `value/<slot>` (images and spectrograms float32, texts int32 ids) and whether they are there
+    as `present/<slot>`, for the peers. keys: which samples, in which order; all if None. Returns the rows."""
+    samples = open_samples(store, features, "tensors", split)
+    assert samples is not None
+    place = {key: row for row, key in enumerate(samples.keys)}
+    rows = np.arange(len(samples)) if keys is None else np.array([place[key] for key in keys])
+    arrays: dict[str, np.ndarray] = {}
+    for slot, how in CodecSet.load(store, codecs).preprocesses.items():
+        compact = samples.gather(slot, rows, np.zeros(len(rows), dtype=np.int64))
+        value = how.value(torch.from_numpy(compact))
+        arrays[f"value/{slot}"] = value.numpy() if value.is_floating_point() else value.numpy().astype(np.int32)
+        arrays[f"present/{slot}"] = samples.counts[slot][rows] > 0
+    np.savez(target, **arrays)
+    return len(rows)
+
+
+def exam_keys(store: Store, split: str) -> list[str]:
+    """The samples that contenders are judged on: of the test split those of the evaluation set, of another all."""
+    if split == "test":
+        evalset = artifacts.latest(store, "evalset", "digits-complete")
+        assert evalset is not None
+        return [row["key"] for row in json.loads(store.read(evalset.file("keys").path))["test"]]
+    features = artifacts.latest(store, "features", "digits-complete")
+    assert features is not None
+    samples = open_samples(store, features, "tensors", split)
+    assert samples is not None
+    return samples.keys
+
+
+def vocabulary(store: Store, codecs: Artifact) -> int:
+    """Size of the tokenizer."""
+    words = CodecSet.load(store, codecs).tokenizer
+    assert words is not None
+    return len(words)
+
+
+# two steps of everything that is trained: what is shared by all contenders is made beside it
+_TINY: dict[str, Any] = {
+    "codecs": {modality: {"train": {"steps": 2}} for modality in ("image", "audio", "text")},
+}
+
+
+def prepare(store: Store, folder: Path, variant: str) -> tuple[Path, dict[str, Artifact]]:
+    """What no contender is charged for: the dataset, its `tensors`, judges and evaluation set. Returns the table, and
+    step → artifact up to `extract`."""
+    splits: dict[str, str] = {}
+    if variant != "complete":
+        _, complete = prepare(store, folder, "complete")
+        splits = splits_of(store, complete["validate"])
+    table = table_of(folder, variant, splits)
+    return table, bring(config_of(table, variant, changes=_TINY), store, "extract")
