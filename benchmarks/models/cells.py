@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from benchmarks.environments import PEERS, environment
 from benchmarks.models import lines, settings
 from mmgen import artifact as artifacts
+from mmgen import config as configs
 from mmgen.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -55,68 +57,134 @@ def comparison(best: str) -> Iterator[Cell]:
     for minutes in settings.CURVE_MINUTES[:-1]:
         yield Cell(FLOW, "complete", 0, minutes)
         yield Cell(best, "complete", 0, minutes)
-    for rows in settings.PAIRS:
-        if rows != settings.ROWS:
-            yield Cell(FLOW, f"pairs-{rows}", 0, full)
+    for pairs in settings.PAIRS:
+        yield Cell(FLOW, f"pairs-{pairs}", 0, full)
+
+
+# ---------------------------------------------------------------- what is asked of ours
+
+
+def scaled(train: dict[str, Any], share: float) -> dict[str, Any]:
+    """A share of a training's steps, 20 at least, of which at most a fifth warm up."""
+    steps = max(20, round(train["steps"] * share))
+    return {"train": {"steps": steps, "warmup_steps": min(train["warmup_steps"], steps // 5)}}
+
+
+def _flow(minutes: float) -> list[dict[str, Any]]:
+    """The recipe with all of its trainings shorter or longer alike."""
+    recipe = configs.build({"name": "x", "recipe": "spoken_digits", "source": {"path": "pairs.csv"}}).to_json()
+    share = minutes / settings.RECIPE_MINUTES
+    return [{
+        "codecs": {name: scaled(recipe["codecs"][name]["train"], share) for name in ("image", "audio", "text")},
+        "fusion": scaled(recipe["fusion"]["train"], share),
+        "generator": scaled(recipe["generator"]["train"], share),
+    }]  # fmt: skip
+
+
+def _baseline(minutes: float) -> list[dict[str, Any]]:
+    """One training for each slot that is made, each with its share of the time; codecs and fusion are not used."""
+    raw = configs._recipe("concat_baseline_text_image_audio")["generator"]
+    train = {key: value for key, value in raw["train"].items() if key != "epochs"}
+    slots = ("text", "image", "audio")
+    return [
+        {**lines.TINY, "fusion": {"train": {"steps": 2, "warmup_steps": 0}}, "budget_s": 60 * minutes / len(slots),
+         "generator": {**raw, "target": slot, "train": train}}
+        for slot in slots
+    ]  # fmt: skip
+
+
+#: contender → (minutes → what it trains, the steps that are charged)
+OURS: dict[str, tuple[Callable[[float], list[dict[str, Any]]], tuple[str, ...]]] = {
+    FLOW: (_flow, ("fit", "extract", "train-fusion", "train-generator")),
+    BASELINE: (_baseline, ("train-generator",)),
+}
+
+
+# ---------------------------------------------------------------- running them
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the comparison works. work: tables, store, what was made. peers: the peers' environment."""
+    """Where the comparison works. work: tables, store, what was made. peers: the peers' environment. rows: of the
+    whole data set."""
 
     work: Path
     peers: Path
+    rows: int = settings.ROWS
 
     @property
     def store(self) -> Store:
         return Store(str(self.work / "store"))
 
+    @property
+    def cells(self) -> Path:
+        folder = self.work / "cells"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
     def peer_python(self) -> Path:
         return environment(self.peers, PEERS / "multivae.lock")
+
+    def prepare(self, variant: str) -> tuple[Path, dict[str, artifacts.Artifact]]:
+        """See `lines.prepare`."""
+        return lines.prepare(self.store, self.work / "data", variant, self.rows)
+
+    def exam(self, split: str) -> Path:
+        """The real values that contenders are asked with and judged on."""
+        path = self.cells / f"exam-{split}.npz"
+        if not path.exists():
+            _, complete = self.prepare("complete")
+            keys = lines.exam_keys(self.store, split)
+            lines.export(self.store, complete["fit"], complete["extract"], split, path, keys)
+        return path
+
+    def made(self, cell: Cell) -> Path:
+        """What a cell made."""
+        return self.cells / f"{cell.name}.npz"
 
 
 def run(place: Place, cell: Cell, chosen: dict[str, int], split: str) -> dict[str, Any]:
     """Train and make one cell unless what it made is there; its costs. Raises CalledProcessError."""
-    folder = place.work / "cells"
-    folder.mkdir(parents=True, exist_ok=True)
-    made, costs = folder / f"{cell.name}.npz", folder / f"{cell.name}.json"
+    costs = place.cells / f"{cell.name}.json"
     if costs.exists():
         found: dict[str, Any] = json.loads(costs.read_text(encoding="utf-8"))
         return found
-    table, ready = lines.prepare(place.store, place.work / "data", cell.variant)
+    table, ready = place.prepare(cell.variant)
     request: dict[str, Any] = {
-        "seed": cell.seed, "threads": settings.THREADS, "joint": settings.JOINT, "made": str(made), "steps": 20,
+        "seed": cell.seed, "threads": settings.THREADS, "joint": settings.JOINT, "made": str(place.made(cell)),
+        "steps": 20,
     }  # fmt: skip
+    own = place.work / "stores" / cell.name
     if cell.contender in settings.GRID:
         python, program = place.peer_python(), [str(ROOT / "benchmarks" / "models" / "peer.py")]
         request |= _peer_request(place, cell, ready, chosen, split)
     else:
         python, program = Path(sys.executable), ["-m", "benchmarks.models.ours"]
-        changes = OURS[cell.contender](cell.minutes)
-        request |= {"table": str(table), "variant": cell.variant, "changes": changes, "store": place.store.uri,
-                    "exam": "digits-complete"}  # fmt: skip
-    asked = folder / f"{cell.name}.request.json"
+        trainings, charged = OURS[cell.contender]
+        # a copy for each cell: nothing that another one trained, or a stopped run of its own, is adopted for nothing
+        shutil.rmtree(own, ignore_errors=True)
+        shutil.copytree(place.work / "store", own)
+        request |= {"table": str(table), "variant": cell.variant, "store": str(own), "exam": "digits-complete",
+                    "trainings": trainings(cell.minutes), "charged": charged}  # fmt: skip
+    asked = place.cells / f"{cell.name}.request.json"
     asked.write_text(json.dumps(request), encoding="utf-8")
     done = subprocess.run([str(python), *program, str(asked)], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     found = asdict(cell) | json.loads(done.stdout.splitlines()[-1])
     costs.write_text(json.dumps(found), encoding="utf-8")
+    shutil.rmtree(own, ignore_errors=True)
     return found
 
 
 def _peer_request(
     place: Place, cell: Cell, ready: dict[str, artifacts.Artifact], chosen: dict[str, int], split: str
 ) -> dict[str, Any]:
-    store, codecs, features = place.store, ready["fit"], ready["extract"]
-    train = place.work / "cells" / f"train-{cell.variant}.npz"
+    store = place.store
+    train = place.cells / f"train-{cell.variant}.npz"
     if not train.exists():
-        lines.export(store, codecs, features, "train", train)
-    exam = place.work / "cells" / f"exam-{split}.npz"
-    if not exam.exists():
-        _, complete = lines.prepare(store, place.work / "data", "complete")
-        lines.export(store, complete["fit"], complete["extract"], split, exam, lines.exam_keys(store, split))
+        lines.export(store, ready["fit"], ready["extract"], "train", train)
     number = cell.setting if cell.setting >= 0 else chosen[cell.contender]
     return {
         "peer": cell.contender, "settings": settings.GRID[cell.contender][number], "train": str(train),
-        "exam": str(exam), "cpu_seconds": 60 * cell.minutes, "components": settings.COMPONENTS,
-        "vocabulary": lines.vocabulary(store, codecs),
+        "exam": str(place.exam(split)), "cpu_seconds": 60 * cell.minutes, "components": settings.COMPONENTS,
+        "vocabulary": len(lines.texts_of(store).tokenizer),
     }  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from torch import Tensor
 
 from benchmarks.models import settings
 from mmgen import artifact as artifacts
@@ -21,40 +22,44 @@ from mmgen.artifact import Artifact
 from mmgen.batches import open_samples
 from mmgen.codec_set import CodecSet
 from mmgen.config import Config
+from mmgen.preprocess.text import TextPreprocess
 from mmgen.runtime import Runtime
 from mmgen.sources import spoken_digits
 from mmgen.store import Store
 
 #: the columns of a slot's content
 SLOT_COLUMNS = ("caption", "image", "audio")
-#: the variants of the data set: name → share of missing slots, rows
-VARIANTS: dict[str, tuple[float, int]] = {
-    "complete": (0.0, settings.ROWS),
-    "half": (settings.MISSING, settings.ROWS),
-    **{f"pairs-{rows}": (0.0, rows) for rows in settings.PAIRS if rows != settings.ROWS},
-}
 
 
-def table_of(folder: Path, variant: str, splits: Mapping[str, str]) -> Path:
+def variant_of(name: str) -> tuple[float, int | None]:
+    """Share of missing slots, and pairs to learn from (None: all), of "complete", "half" or "pairs-N"."""
+    if name.startswith("pairs-"):
+        return 0.0, int(name.removeprefix("pairs-"))
+    return {"complete": 0.0, "half": settings.MISSING}[name], None
+
+
+def table_of(folder: Path, variant: str, splits: Mapping[str, str], rows: int = settings.ROWS) -> Path:
     """The variant's table beside the data set's own: a split column, training rows dropped, training cells emptied.
 
-    splits: key → split of the complete set; empty for the complete set itself, which has no split column.
+    splits: key → split of the complete set; empty for the complete set itself, which has no split column. Rows of
+    other splits than train are all kept whole. rows: of the whole data set, where it is not there yet.
     """
-    missing, rows = VARIANTS[variant]
+    missing, most = variant_of(variant)
     pairs = folder / "pairs.csv"
     if not pairs.exists():
-        spoken_digits.build(folder, settings.ROWS)
+        spoken_digits.build(folder, rows)
     if not splits:
         return pairs
     target = folder / f"{variant}.csv"
     with open(pairs, encoding="utf-8", newline="") as stream:
         lines = [line for line in csv.DictReader(stream) if line["key"] in splits]
-    kept = []
-    for number, line in enumerate(lines):
+    kept, learned = [], 0
+    for line in lines:
         split = splits[line["key"]]
-        if split == "train" and number >= rows:
-            continue
         if split == "train":
+            learned += 1
+            if most is not None and learned > most:
+                continue
             line |= dict.fromkeys(_emptied(line["key"], missing), "")
         kept.append(line | {"split": split})
     with open(target, "w", encoding="utf-8", newline="") as stream:
@@ -102,8 +107,10 @@ def splits_of(store: Store, verdicts: Artifact) -> dict[str, str]:
 def export(
     store: Store, codecs: Artifact, features: Artifact, split: str, target: Path, keys: list[str] | None = None
 ) -> int:
-    """Values of a split as `value/<slot>` (images and spectrograms float32, texts int32 ids) and whether they are there
-    as `present/<slot>`, for the peers. keys: which samples, in which order; all if None. Returns the rows."""
+    """Values of a split as `value/<slot>` (images and spectrograms float32, texts int32 ids of the complete set's
+    tokenizer) and whether they are there as `present/<slot>`, for the peers. keys: which samples, in which order; all
+    if None. Returns the rows."""
+    said = texts_of(store)
     samples = open_samples(store, features, "tensors", split)
     assert samples is not None
     place = {key: row for row, key in enumerate(samples.keys)}
@@ -112,7 +119,7 @@ def export(
     for slot, how in CodecSet.load(store, codecs).preprocesses.items():
         compact = samples.gather(slot, rows, np.zeros(len(rows), dtype=np.int64))
         value = how.value(torch.from_numpy(compact))
-        arrays[f"value/{slot}"] = value.numpy() if value.is_floating_point() else value.numpy().astype(np.int32)
+        arrays[f"value/{slot}"] = retold(value, how, said) if isinstance(how, TextPreprocess) else value.numpy()
         arrays[f"present/{slot}"] = samples.counts[slot][rows] > 0
     np.savez(target, **arrays)
     return len(rows)
@@ -131,25 +138,32 @@ def exam_keys(store: Store, split: str) -> list[str]:
     return samples.keys
 
 
-def vocabulary(store: Store, codecs: Artifact) -> int:
-    """Size of the tokenizer."""
-    words = CodecSet.load(store, codecs).tokenizer
-    assert words is not None
-    return len(words)
+def texts_of(store: Store) -> TextPreprocess:
+    """The complete set's texts: the judges read ids of its tokenizer, and each variant has learned another."""
+    codecs = artifacts.latest(store, "codecs", "digits-complete")
+    assert codecs is not None
+    how = CodecSet.load(store, codecs).preprocesses["text"]
+    assert isinstance(how, TextPreprocess)
+    return how
+
+
+def retold(value: Tensor, have: TextPreprocess, want: TextPreprocess) -> np.ndarray:
+    """The same texts (N, L) as int32 ids of another tokenizer."""
+    return np.stack([want.compact(text.encode(), "") for text in have.texts(value)])
 
 
 # two steps of everything that is trained: what is shared by all contenders is made beside it
-_TINY: dict[str, Any] = {
-    "codecs": {modality: {"train": {"steps": 2}} for modality in ("image", "audio", "text")},
+TINY: dict[str, Any] = {
+    "codecs": {modality: {"train": {"steps": 2, "warmup_steps": 0}} for modality in ("image", "audio", "text")},
 }
 
 
-def prepare(store: Store, folder: Path, variant: str) -> tuple[Path, dict[str, Artifact]]:
+def prepare(store: Store, folder: Path, variant: str, rows: int = settings.ROWS) -> tuple[Path, dict[str, Artifact]]:
     """What no contender is charged for: the dataset, its `tensors`, judges and evaluation set. Returns the table, and
     step → artifact up to `extract`."""
     splits: dict[str, str] = {}
     if variant != "complete":
-        _, complete = prepare(store, folder, "complete")
+        _, complete = prepare(store, folder, "complete", rows)
         splits = splits_of(store, complete["validate"])
-    table = table_of(folder, variant, splits)
-    return table, bring(config_of(table, variant, changes=_TINY), store, "extract")
+    table = table_of(folder, variant, splits, rows)
+    return table, bring(config_of(table, variant, changes=TINY), store, "extract")
