@@ -83,8 +83,10 @@ def _flow(minutes: float) -> list[dict[str, Any]]:
 
 def _baseline(minutes: float) -> list[dict[str, Any]]:
     """One training for each slot that is made, each with its share of the time; codecs and fusion are not used."""
-    raw = configs._recipe("concat_baseline_text_image_audio")["generator"]
-    train = {key: value for key, value in raw["train"].items() if key != "epochs"}
+    source = {"path": "pairs.csv", "text": "caption", "image": "image", "audio": "audio"}
+    recipe = configs.build({"name": "x", "recipe": "concat_baseline_text_image_audio", "source": source}).to_json()
+    raw = recipe["generator"]
+    train = {key: value for key, value in raw["train"].items() if key not in ("epochs", "steps")}
     slots = ("text", "image", "audio")
     return [
         {**lines.TINY, "fusion": {"train": {"steps": 2, "warmup_steps": 0}}, "budget_s": 60 * minutes / len(slots),

@@ -56,7 +56,9 @@ def _plot(rows: pl.DataFrame, x: str, label: str, path: Path) -> None:
                 points = rows.filter(contender=name, metric=metric).sort("value").unique(x, keep="last").sort(x)
                 what = f"{NAMES[name]}: {LABELS[metric]}"
                 axes.plot(points[x], points["value"], dash, color=COLOURS[place], marker=".", linewidth=1.4, label=what)
-                axes.fill_between(points[x], points["low"], points["high"], color=COLOURS[place], alpha=0.12, linewidth=0)
+                axes.fill_between(
+                    points[x], points["low"], points["high"], color=COLOURS[place], alpha=0.12, linewidth=0
+                )
         axes.set_xscale("log")
         axes.set_xticks(sorted(rows[x].unique()))
         axes.xaxis.set_minor_locator(NullLocator())

@@ -35,7 +35,9 @@ class Bench:
     """The complete set's judges, and the real rows of a split. exam: their values, as `lines.export` left them."""
 
     def __init__(self, store: Store, split: str, exam: Path) -> None:
-        judges, codecs, features = (artifacts.latest(store, kind, COMPLETE) for kind in ("judges", "codecs", "features"))  # type: ignore[arg-type]
+        judges, codecs, features = (
+            artifacts.latest(store, kind, COMPLETE) for kind in ("judges", "codecs", "features")
+        )  # type: ignore[arg-type]
         assert judges is not None
         assert codecs is not None
         assert features is not None

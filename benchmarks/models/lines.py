@@ -88,6 +88,8 @@ def config_of(table: Path, variant: str, seed: int = 0, changes: Mapping[str, An
         # the splits are the complete set's, and a voice that it holds out is a split of its own there
         raw["source"] |= {"split": "split"}
         raw["validate"] = {"holdout": None}
+        # whatever was learned from, the complete set's judges judge it: a variant's own are of no use
+        raw["judges"] = {"train": {"steps": 2, "warmup_steps": 0}}
     return configs.build(raw)
 
 

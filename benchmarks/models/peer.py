@@ -3,9 +3,10 @@
     <the peers' python> benchmarks/models/peer.py REQUEST.json
 
 Runs in the peers' environment, without mmgen. The request: {"peer", "settings", "train", "exam", "made", "seed",
-"cpu_seconds", "threads", "vocabulary", "joint", "components"}; train and exam are archives of arrays: values of each slot, and for training, which of them
-are there. What it makes goes to `made`, as arrays named "given>made" ("a+b>c"), ">a" from the prior and ">a@gmm" from
-a mixture fitted to the training latents; one line of JSON says what it cost. Budgets are process time, all threads.
+"cpu_seconds", "threads", "vocabulary", "joint", "components"}; train and exam are archives of arrays: values of each
+slot, and for training, which of them are there. What it makes goes to `made`, as arrays named "given>made" ("a+b>c"),
+">a" from the prior and ">a@gmm" from a mixture fitted to the training latents; one line of JSON says what it cost.
+Budgets are process time, all threads.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from multivae.data.datasets.base import IncompleteDataset, MultimodalBaseDataset
-from multivae.models import JNF, JNFConfig, MMVAEPlus, MMVAEPlusConfig, MoPoE, MoPoEConfig, MVTCAE, MVTCAEConfig
+from multivae.models import JNF, MVTCAE, JNFConfig, MMVAEPlus, MMVAEPlusConfig, MoPoE, MoPoEConfig, MVTCAEConfig
 from multivae.samplers import GaussianMixtureSampler, GaussianMixtureSamplerConfig
 from peer_networks import decoders, encoders
 from torch import Tensor
@@ -63,7 +64,9 @@ def model_of(peer: str, shapes: dict[str, tuple[int, ...]], settings: dict[str, 
     }  # fmt: skip
     match peer:
         case "mvtcae":
-            return MVTCAE(MVTCAEConfig(**shared, alpha=settings["alpha"]), encoders(shapes, LATENT), decoders(shapes, LATENT))
+            return MVTCAE(
+                MVTCAEConfig(**shared, alpha=settings["alpha"]), encoders(shapes, LATENT), decoders(shapes, LATENT)
+            )
         case "mopoe":
             return MoPoE(MoPoEConfig(**shared), encoders(shapes, LATENT), decoders(shapes, LATENT))
         case "mmvae_plus":

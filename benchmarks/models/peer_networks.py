@@ -38,7 +38,9 @@ def grid_trunk(shape: tuple[int, int, int]) -> nn.Module:
         layers += [nn.Conv2d(before, after, 4, 2, 1), nn.SiLU()]
         before = after
     factor = 2 ** levels(min(height, width))
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(before * (height // factor) * (width // factor), TRUNK), nn.SiLU())
+    return nn.Sequential(
+        *layers, nn.Flatten(), nn.Linear(before * (height // factor) * (width // factor), TRUNK), nn.SiLU()
+    )
 
 
 def grid_head(shape: tuple[int, int, int], latent: int) -> nn.Module:
@@ -79,8 +81,9 @@ class TextHead(nn.Module):
     def __init__(self, length: int, vocabulary: int, latent: int) -> None:
         super().__init__()
         self.start = nn.Sequential(
-            nn.Linear(latent, TRUNK), nn.SiLU(), nn.Linear(TRUNK, TEXT_WIDTH * length), nn.Unflatten(1, (TEXT_WIDTH, length)),
-            nn.SiLU(), nn.Conv1d(TEXT_WIDTH, TEXT_WIDTH, 3, padding=1), nn.SiLU(),
+            nn.Linear(latent, TRUNK), nn.SiLU(), nn.Linear(TRUNK, TEXT_WIDTH * length),
+            nn.Unflatten(1, (TEXT_WIDTH, length)), nn.SiLU(),
+            nn.Conv1d(TEXT_WIDTH, TEXT_WIDTH, 3, padding=1), nn.SiLU(),
             nn.Conv1d(TEXT_WIDTH, TEXT_WIDTH, 3, padding=1), nn.SiLU(),
         )  # fmt: skip
         self.out = nn.Linear(TEXT_WIDTH, vocabulary)

@@ -45,7 +45,8 @@ GRID: dict[str, list[dict[str, Any]]] = {
     "jnf": [
         {"scale": scale, "rescale": rescale, "beta": beta}
         for scale, rescale, beta in (
-            (1.0, True, 1.0), (1.0, True, 0.5), (0.5, True, 1.0), (0.5, True, 2.5), (0.5, False, 1.0), (1.0, False, 0.5),
+            (1.0, True, 1.0), (1.0, True, 0.5), (0.5, True, 1.0), (0.5, True, 2.5), (0.5, False, 1.0),
+            (1.0, False, 0.5),
         )
     ],
 }  # fmt: skip

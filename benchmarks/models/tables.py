@@ -11,7 +11,8 @@ from mmgen.evaluate import scores
 
 #: contender → what a heading calls it, in the order of the columns
 NAMES = {
-    FLOW: "ours", "mvtcae": "MVTCAE", "mopoe": "MoPoE", "mmvae_plus": "MMVAE+", "jnf": "JNF", BASELINE: "concat baseline",
+    FLOW: "ours", "mvtcae": "MVTCAE", "mopoe": "MoPoE", "mmvae_plus": "MMVAE+", "jnf": "JNF",
+    BASELINE: "concat baseline",
 }  # fmt: skip
 SAMPLERS = {"prior": "prior", "gmm": "mixture"}
 MEANS = {scores.MEAN_COHERENCE: "mean, one input", f"{scores.MEAN_COHERENCE_OF}2": "mean, two inputs"}
@@ -63,7 +64,9 @@ def beside(table: pl.DataFrame, variant: str, metric: str, digits: int = 3) -> s
     rows = []
     # directions from one input stand before those from two
     inputs = pl.col("given").str.count_matches(scores.AND, literal=True)
-    keys = mine.select("given", "made", "sampler").unique().sort(pl.col("given") == "", inputs, "given", "made", "sampler")
+    keys = (
+        mine.select("given", "made", "sampler").unique().sort(pl.col("given") == "", inputs, "given", "made", "sampler")
+    )
     for given, made, sampler in keys.iter_rows():
         here = mine.filter(given=given, made=made, sampler=sampler)
         name = arrow(given, made) + (f", {SAMPLERS[sampler]}" if sampler else "")

@@ -110,7 +110,9 @@ def test_a_curve_over_pairs_drops_training_rows_alone(folder: Path) -> None:
 # ---------------------------------------------------------------- tables and plots
 
 
-def rows_of(contender: str, value: float, *, seed: int = 0, minutes: float = 10.0, variant: str = "complete") -> pl.DataFrame:
+def rows_of(
+    contender: str, value: float, *, seed: int = 0, minutes: float = 10.0, variant: str = "complete"
+) -> pl.DataFrame:
     each = [
         (scores.COHERENCE, "text", "image", ""), (scores.COHERENCE, "audio+text", "image", ""),
         (scores.JUDGE_KERNEL_DISTANCE, "text", "image", ""), (scores.COVERAGE, "text", "image", ""),
@@ -120,11 +122,14 @@ def rows_of(contender: str, value: float, *, seed: int = 0, minutes: float = 10.
     if contender != FLOW:
         each.append((scores.JOINT_COHERENCE, "", "audio+image+text", "gmm"))
     pairs = {"complete": 4000.0, "pairs-500": 500.0}.get(variant, 4000.0)
+    about = {
+        "contender": contender, "variant": variant, "seed": seed, "minutes": minutes, "cpu_s": 60 * minutes,
+        "making_cpu_s": 5.0, "parameters": 1e6, "steps": 100.0, "skipped": 2.0, "rows": pairs, "commit": "c",
+        "machine": "m", "command": "x",
+    }  # fmt: skip
     return pl.DataFrame([
-        {"contender": contender, "variant": variant, "seed": seed, "minutes": minutes, "cpu_s": 60 * minutes,
-         "making_cpu_s": 5.0, "parameters": 1e6, "steps": 100.0, "skipped": 2.0, "rows": pairs,
-         "commit": "c", "machine": "m", "command": "x", "sampler": sampler, "metric": metric, "given": given, "made": made,
-         "judge": "image", "value": value + (0.1 if sampler == "gmm" else 0.0), "low": value - 0.02, "high": value + 0.02, "n": 500}
+        {**about, "sampler": sampler, "metric": metric, "given": given, "made": made, "judge": "image",
+         "value": value + (0.1 if sampler == "gmm" else 0.0), "low": value - 0.02, "high": value + 0.02, "n": 500}
         for metric, given, made, sampler in each
     ])  # fmt: skip
 
