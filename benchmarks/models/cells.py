@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -70,10 +70,27 @@ def scaled(train: dict[str, Any], share: float) -> dict[str, Any]:
     return {"train": {"steps": steps, "warmup_steps": min(train["warmup_steps"], steps // 5)}}
 
 
-def _flow(minutes: float) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Pace:
+    """What our recipe costs on this machine, in processor seconds: of its steps, and of what has none (latents)."""
+
+    fixed_s: float
+    recipe_s: float
+
+    def share(self, minutes: float) -> float:
+        """The share of the recipe's steps that stays within so many minutes."""
+        return max(0.0, settings.MARGIN * 60 * minutes - self.fixed_s) / self.recipe_s
+
+    @classmethod
+    def between(cls, short: tuple[float, float], long: tuple[float, float]) -> Pace:
+        """From two trainings: (share, processor seconds)."""
+        recipe_s = max(1e-3, (long[1] - short[1]) / (long[0] - short[0]))
+        return cls(max(0.0, short[1] - short[0] * recipe_s), recipe_s)
+
+
+def flow(share: float) -> list[dict[str, Any]]:
     """The recipe with all of its trainings shorter or longer alike."""
     recipe = configs.build({"name": "x", "recipe": "spoken_digits", "source": {"path": "pairs.csv"}}).to_json()
-    share = minutes / settings.RECIPE_MINUTES
     return [{
         "codecs": {name: scaled(recipe["codecs"][name]["train"], share) for name in ("image", "audio", "text")},
         "fusion": scaled(recipe["fusion"]["train"], share),
@@ -81,7 +98,7 @@ def _flow(minutes: float) -> list[dict[str, Any]]:
     }]  # fmt: skip
 
 
-def _baseline(minutes: float) -> list[dict[str, Any]]:
+def baseline(minutes: float) -> list[dict[str, Any]]:
     """One training for each slot that is made, each with its share of the time; codecs and fusion are not used."""
     source = {"path": "pairs.csv", "text": "caption", "image": "image", "audio": "audio"}
     recipe = configs.build({"name": "x", "recipe": "concat_baseline_text_image_audio", "source": source}).to_json()
@@ -95,11 +112,8 @@ def _baseline(minutes: float) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-#: contender → (minutes → what it trains, the steps that are charged)
-OURS: dict[str, tuple[Callable[[float], list[dict[str, Any]]], tuple[str, ...]]] = {
-    FLOW: (_flow, ("fit", "extract", "train-fusion", "train-generator")),
-    BASELINE: (_baseline, ("train-generator",)),
-}
+#: the steps that are charged
+CHARGED = {FLOW: ("fit", "extract", "train-fusion", "train-generator"), BASELINE: ("train-generator",)}
 
 
 # ---------------------------------------------------------------- running them
@@ -151,29 +165,60 @@ def run(place: Place, cell: Cell, chosen: dict[str, int], split: str) -> dict[st
     if costs.exists():
         found: dict[str, Any] = json.loads(costs.read_text(encoding="utf-8"))
         return found
-    table, ready = place.prepare(cell.variant)
-    request: dict[str, Any] = {
-        "seed": cell.seed, "threads": settings.THREADS, "joint": settings.JOINT, "made": str(place.made(cell)),
-        "steps": 20,
-    }  # fmt: skip
-    own = place.work / "stores" / cell.name
     if cell.contender in settings.GRID:
-        python, program = place.peer_python(), [str(ROOT / "benchmarks" / "models" / "peer.py")]
-        request |= _peer_request(place, cell, ready, chosen, split)
+        _, ready = place.prepare(cell.variant)
+        request = _request(place, cell) | _peer_request(place, cell, ready, chosen, split)
+        found = _asked(
+            place, cell, [str(place.peer_python()), str(ROOT / "benchmarks" / "models" / "peer.py")], request
+        )
     else:
-        python, program = Path(sys.executable), ["-m", "benchmarks.models.ours"]
-        trainings, charged = OURS[cell.contender]
-        # a copy for each cell: nothing that another one trained, or a stopped run of its own, is adopted for nothing
-        shutil.rmtree(own, ignore_errors=True)
-        shutil.copytree(place.work / "store", own)
-        request |= {"table": str(table), "variant": cell.variant, "store": str(own), "exam": "digits-complete",
-                    "trainings": trainings(cell.minutes), "charged": charged}  # fmt: skip
-    asked = place.cells / f"{cell.name}.request.json"
-    asked.write_text(json.dumps(request), encoding="utf-8")
-    done = subprocess.run([str(python), *program, str(asked)], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    found = asdict(cell) | json.loads(done.stdout.splitlines()[-1])
+        trainings = flow(pace(place).share(cell.minutes)) if cell.contender == FLOW else baseline(cell.minutes)
+        found = _ours(place, cell, trainings, str(place.made(cell)))
+    found = asdict(cell) | found
     costs.write_text(json.dumps(found), encoding="utf-8")
+    return found
+
+
+def pace(place: Place) -> Pace:
+    """Measured once in a work folder, by two short trainings that are charged to nobody."""
+    path = place.cells / "pace.json"
+    if not path.exists():
+        spent = []
+        for share in settings.PACE_SHARES:
+            found = _ours(place, Cell(FLOW, "complete", 0, 0.0), flow(share), None)
+            spent.append((share, found["cpu_s"]))
+        path.write_text(json.dumps(asdict(Pace.between(spent[0], spent[1]))), encoding="utf-8")
+    return Pace(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def _request(place: Place, cell: Cell) -> dict[str, Any]:
+    """What is asked of everyone."""
+    made = str(place.made(cell))
+    return {"seed": cell.seed, "threads": settings.THREADS, "joint": settings.JOINT, "made": made}
+
+
+def _asked(place: Place, cell: Cell, program: list[str], request: dict[str, Any]) -> dict[str, Any]:
+    """The answer of a process of its own, so that its processor time is that of the training."""
+    path = place.cells / f"{cell.name}.request.json"
+    path.write_text(json.dumps(request), encoding="utf-8")
+    done = subprocess.run([*program, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _ours(place: Place, cell: Cell, trainings: list[dict[str, Any]], made: str | None) -> dict[str, Any]:
+    """Our trainings in a copy of the store: nothing that another cell trained, or a stopped run of this one, is adopted
+    for nothing. made: where samples go; None: none are made."""
+    table, _ = place.prepare(cell.variant)
+    own = place.work / "stores" / cell.name
     shutil.rmtree(own, ignore_errors=True)
+    shutil.copytree(place.work / "store", own)
+    request = _request(place, cell) | {
+        "made": made, "steps": settings.SAMPLER_STEPS, "table": str(table), "variant": cell.variant, "store": str(own),
+        "exam": "digits-complete", "trainings": trainings, "charged": CHARGED[cell.contender],
+    }  # fmt: skip
+    found = _asked(place, cell, [sys.executable, "-m", "benchmarks.models.ours"], request)
+    shutil.rmtree(own)
     return found
 
 

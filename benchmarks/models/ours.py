@@ -5,8 +5,9 @@
 A process and a copy of the prepared store of its own (see `cells.run`), so that what is charged is all of the training
 and only that: codecs, latents, fusion and generator. Judges, the evaluation set and the `tensors` features are there
 already, as they are for the peers, and are adopted. The request: {"table", "variant", "seed", "store", "exam": the
-complete set's name, "made", "joint", "steps", "threads", "trainings", "charged"}. trainings: changes to the recipe, one
-for each generator, beside "budget_s" where its number of steps is to be measured first. charged: names of steps.
+complete set's name, "made" (null: no samples are), "joint", "steps", "threads", "trainings", "charged"}.
+trainings: changes to the recipe, one for each generator, beside "budget_s" where its number of steps is to be measured
+first. charged: names of steps.
 """
 
 from __future__ import annotations
@@ -130,6 +131,8 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
         costs["parts"].append({name: round(trained.parts[name], 2) for name in request["charged"]})
         costs["ran"].append(trained.ran)
         costs["steps"].append(config.generator.train.steps)
+        if request["made"] is None:
+            continue
         before = cpu_seconds()
         fit, fusion, generator = (trained.made[name] for name in ("fit", "train-fusion", "train-generator"))
         maker = Maker.load(runtime.store, fit, fusion, generator)
@@ -142,7 +145,8 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
         if "fit" in request["charged"]:
             networks += [maker.fusion, *maker.codecs.codecs.values()]
         costs["parameters"] += sum(weight.numel() for network in networks for weight in network.parameters())
-    np.savez(request["made"], **arrays)  # type: ignore[arg-type]
+    if request["made"] is not None:
+        np.savez(request["made"], **arrays)  # type: ignore[arg-type]
     rows = sum(steps.train_shards(trained.made["shard"]).values())
     return {**costs, "rows": rows, "steps": sum(costs["steps"]), "skipped": 0}
 

@@ -9,8 +9,10 @@ BUDGET_S, TUNING_S = 600.0, 120.0
 #: the curve of quality over budget, in minutes of processor time; the last is the full one
 CURVE_MINUTES = (1, 2, 5, 10)
 SEEDS = (0, 1, 2)
-#: processor minutes that the recipe's own numbers of steps take on the machine of the results; ours are scaled from it
-RECIPE_MINUTES = 10.0
+#: shares of our recipe's steps by which its pace is measured, and the share of a budget that is then planned
+PACE_SHARES, MARGIN = (0.05, 0.15), 0.97
+#: of our flow
+SAMPLER_STEPS = 20
 #: rows of the embedded data set, and training pairs of the curve over them, whose last point is all that there are
 ROWS = 5_000
 PAIRS = (500, 1_000, 2_000)

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.models import cells, drawing, lines, settings, tables
 from benchmarks.models.__main__ import Results, best_of
 from benchmarks.models.cells import BASELINE, FLOW
+from benchmarks.models.ours import with_steps
 from mmgen import config as configs
 from mmgen.evaluate import scores
 
@@ -37,27 +38,28 @@ def test_the_comparison_has_every_contender_on_both_variants_and_the_seeds_of_ou
 
 
 def test_ours_scales_every_training_and_keeps_the_rest_of_the_recipe() -> None:
-    trainings, charged = cells.OURS[FLOW]
-    (changes,) = trainings(settings.RECIPE_MINUTES)
+    (changes,) = cells.flow(1.0)
     recipe = lines.config_of(Path("pairs.csv"), "complete")
     assert lines.config_of(Path("pairs.csv"), "complete", changes=changes) == recipe
-    (short,) = trainings(settings.RECIPE_MINUTES / 100)
+    (short,) = cells.flow(0.01)
     config = lines.config_of(Path("pairs.csv"), "complete", changes=short)
     generator = config.generator.train
     assert (generator.steps, generator.warmup_steps) == (25, 5)
     assert config.fusion.train.steps == 20
     assert config.judges == recipe.judges
-    assert set(charged) == {"fit", "extract", "train-fusion", "train-generator"}
+
+
+def test_the_pace_of_two_trainings_plans_a_share_of_the_recipe_that_stays_within_a_budget() -> None:
+    pace = cells.Pace.between((0.05, 40.0), (0.15, 100.0))
+    assert (pace.fixed_s, pace.recipe_s) == pytest.approx((10.0, 600.0))
+    assert pace.share(10) == pytest.approx((settings.MARGIN * 600 - 10) / 600)
+    assert pace.share(0.01) == 0
 
 
 def test_the_baseline_has_one_training_for_each_slot_and_a_third_of_the_time() -> None:
-    trainings, charged = cells.OURS[BASELINE]
-    found = trainings(10)
+    found = cells.baseline(10)
     assert [each["generator"]["target"] for each in found] == ["text", "image", "audio"]
     assert sum(each.pop("budget_s") for each in found) == pytest.approx(600)
-    assert charged == ("train-generator",)
-    from benchmarks.models.ours import with_steps
-
     config = lines.config_of(Path("pairs.csv"), "complete", changes=with_steps(found[0], 70))
     assert (config.generator.kind, config.generator.train.steps) == ("concat_baseline", 70)
     tried = configs.build(
