@@ -19,7 +19,7 @@ from mmgen.evaluate import measure, scores, spaces
 from mmgen.evaluate.intervals import wilson
 from mmgen.evaluate.measure import Made, Panel
 from mmgen.evaluate.scores import Score, score, single
-from mmgen.evaluate.spaces import Features, Space
+from mmgen.evaluate.spaces import Space
 from mmgen.fit_judges import load_judges
 from mmgen.store import Store
 
@@ -46,7 +46,7 @@ class Bench:
             {slot: made.modality(slot) for slot in made.slots}, dict(load_judges(store, judges, "cpu")),
             {modality: modality for modality in judges.facts["judges"]},
         )  # fmt: skip
-        self.features = Features(self.panel, None)
+        self.said = lines.texts_of(store)
         samples = open_samples(store, features, "tensors", split, judges.facts["labels"])
         assert samples is not None
         place = {key: row for row, key in enumerate(samples.keys)}
@@ -98,8 +98,11 @@ class Bench:
         return spaces.distances(self.spaces[made.slot], made, seen_ND, RESAMPLES, SEED)
 
     def _shaped(self, slot: str, array: np.ndarray) -> Tensor:
-        """A contender may add a channel to a spectrogram."""
-        return _tensor(array).reshape(len(array), *self.real[slot].shape[1:])
+        """A contender may add a channel to a spectrogram, and leave anything behind the end of a text."""
+        value = _tensor(array).reshape(len(array), *self.real[slot].shape[1:])
+        if value.is_floating_point():
+            return value
+        return _tensor(lines.retold(value, self.said, self.said))
 
 
 def means(directions: list[Score]) -> list[Score]:

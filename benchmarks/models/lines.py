@@ -27,6 +27,8 @@ from mmgen.runtime import Runtime
 from mmgen.sources import spoken_digits
 from mmgen.store import Store
 
+#: of the splits and shards; a cell's own seed is of its trainings
+DATA_SEED = 0
 #: the columns of a slot's content
 SLOT_COLUMNS = ("caption", "image", "audio")
 
@@ -78,7 +80,7 @@ def _emptied(key: str, missing: float) -> list[str]:
     return gone if len(gone) < len(SLOT_COLUMNS) else sorted(gone, key=draws.__getitem__)[:-1]
 
 
-def config_of(table: Path, variant: str, seed: int = 0, changes: Mapping[str, Any] | None = None) -> Config:
+def config_of(table: Path, variant: str, seed: int = DATA_SEED, changes: Mapping[str, Any] | None = None) -> Config:
     """The recipe `spoken_digits` over a variant's table."""
     raw: dict[str, Any] = {
         "recipe": "spoken_digits", "name": f"digits-{variant}", "seed": seed, "source": {"path": str(table)},

@@ -41,6 +41,7 @@ from mmgen.runtime import Runtime
 from mmgen.store import Store
 
 LAST = steps.NAMES.index("train-generator") + 1
+TRAINED = ("fit", "extract", "train-fusion", "train-generator")
 #: steps of two trainings whose difference tells what a step costs
 SHORT, LONG = 5, 25
 
@@ -55,17 +56,23 @@ class Training:
 
 
 def train(config: Config, runtime: Runtime) -> Training:
-    """The line up to the generator."""
+    """The line up to the generator. Splits follow from a seed too: those of the prepared data stay as they are."""
+    data = config.model_copy(update={"seed": lines.DATA_SEED})
     made: dict[str, Artifact] = {}
     parts: dict[str, float] = {}
     ran = []
     for name in steps.NAMES[:LAST]:
         step, before = steps.STEPS[name], cpu_seconds()
-        outcome = steps.perform(step, config, steps.gather(step, config, runtime, made), runtime)
+        mine = config if name in TRAINED else data
+        outcome = steps.perform(step, mine, steps.gather(step, mine, runtime, made), runtime)
         made[name] = outcome.artifact
         parts[name] = cpu_seconds() - before
         if outcome.ran:
             ran.append(name)
+            if name not in TRAINED:
+                raise SystemExit(
+                    f"{name}: wanted the prepared {outcome.artifact.kind}, it was made anew: {outcome.why}"
+                )
     return Training(made, parts, ran)
 
 
