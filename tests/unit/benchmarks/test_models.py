@@ -6,15 +6,19 @@ import csv
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
+import torch
 
-from benchmarks.models import cells, drawing, lines, settings, tables
+from benchmarks.models import cells, drawing, judging, lines, settings, tables
 from benchmarks.models.__main__ import Results, best_of
 from benchmarks.models.cells import BASELINE, FLOW
 from benchmarks.models.ours import with_steps
 from mmgen import config as configs
 from mmgen.evaluate import scores
+from mmgen.evaluate.scores import Score
+from mmgen.preprocess.text import TextPreprocess, Tokenizer
 
 # ---------------------------------------------------------------- cells
 
@@ -107,6 +111,31 @@ def test_a_curve_over_pairs_drops_training_rows_alone(folder: Path) -> None:
     assert all(row[column] for row in rows for column in lines.SLOT_COLUMNS)
     more = read(lines.table_of(folder, "pairs-60", SPLITS))
     assert {row["key"] for row in rows} < {row["key"] for row in more}
+
+
+def test_texts_are_retold_in_another_tokenizer_s_ids_up_to_their_end() -> None:
+    texts = ["the digit three", "a seven, spoken"]
+    have, want = (
+        TextPreprocess(Tokenizer.fit(said, 300), 24)
+        for said in ([*texts, "the the the digit digit"], ["a seven, spoken"])
+    )
+    value = torch.from_numpy(np.stack([have.compact(text.encode(), "") for text in texts])).long()
+    # a contender may leave anything behind the end
+    value[0, -3:] = 7
+    found = lines.retold(value, have, want)
+    assert want.texts(torch.from_numpy(found)) == texts
+    assert not np.array_equal(found, value.numpy())
+    np.testing.assert_array_equal(found, np.stack([want.compact(text.encode(), "") for text in texts]))
+
+
+def test_means_are_of_directions_from_one_and_from_two_inputs() -> None:
+    rows = [Score(scores.COHERENCE, given, "image", "image", value, value, value, 10)
+            for given, value in (("text", 0.2), ("audio", 0.4), ("audio+text", 0.9))]  # fmt: skip
+    assert [(row.metric, round(row.value, 6)) for row in judging.means(rows)] == [
+        ("mean_coherence", 0.3),
+        ("mean_coherence_of_2", 0.9),
+    ]
+    assert judging.value_of([(row, "") for row in rows], scores.COHERENCE) == 0.9
 
 
 # ---------------------------------------------------------------- tables and plots
