@@ -78,8 +78,7 @@ def tune(place: Place, results: Results) -> dict[str, Any]:
         return dict(json.loads(results.tuning.read_text(encoding="utf-8")))
     tried: dict[str, list[dict[str, Any]]] = {peer: [] for peer in settings.GRID}
     bench: Bench | None = None
-    for cell in cells.tuning():
-        costs = cells.run(place, cell, {}, "validation")
+    for cell, costs in cells.run_all(place, list(cells.tuning()), {}, "validation"):
         bench = bench or Bench(place.store, "validation", place.exam("validation"))
         rows = bench.table(place.made(cell))
         mean, joint = value_of(rows, scores.MEAN_COHERENCE), value_of(rows, scores.JOINT_COHERENCE)
@@ -104,26 +103,20 @@ def provenance() -> dict[str, str]:
 
 
 def compare(place: Place, results: Results, chosen: dict[str, int], best: str, only: str | None) -> None:
-    """Every cell that has no scores yet, and before them what real rows score."""
-    bench: Bench | None = None
+    """Every cell that has no scores yet, and once what real rows score."""
+    asked = [cell for cell in cells.comparison(best) if only in (None, cell.contender) and not results.has(told(cell))]
     nobody = {"contender": REAL, "variant": "complete", "seed": 0, "minutes": 0.0}
-    for cell in (None, *cells.comparison(best)):
-        if cell is not None and only is not None and cell.contender != only:
-            continue
-        about = nobody if cell is None else told(cell)
-        if results.has(about):
-            continue
-        costs = cells.run(place, cell, chosen, "test") if cell else {}
-        if bench is None:
-            place.prepare("complete")
-            bench = Bench(place.store, "test", place.exam("test"))
-        rows = bench.table(place.made(cell)) if cell else bench.floors()
-        paid = {name: float(costs.get(name, 0.0)) for name in COSTS}
-        results.add(frame({**about, **paid, **provenance()}, rows))
-        if cell:
-            summary = (scores.MEAN_COHERENCE, f"{scores.MEAN_COHERENCE_OF}2", scores.JOINT_COHERENCE)
-            said = ", ".join(f"{metric} {value_of(rows, metric):.3f}" for metric in summary)
-            print(f"{cell.name}: {said} ({costs['cpu_s']:.0f} s)", flush=True)
+    bench: Bench | None = None
+    for cell, costs in cells.run_all(place, asked, chosen, "test"):
+        bench = bench or Bench(place.store, "test", place.exam("test"))
+        if not results.has(nobody):
+            results.add(frame({**nobody, **dict.fromkeys(COSTS, 0.0), **provenance()}, bench.floors()))
+        rows = bench.table(place.made(cell))
+        paid = {name: float(costs[name]) for name in COSTS}
+        results.add(frame({**told(cell), **paid, **provenance()}, rows))
+        summary = (scores.MEAN_COHERENCE, f"{scores.MEAN_COHERENCE_OF}2", scores.JOINT_COHERENCE)
+        said = ", ".join(f"{metric} {value_of(rows, metric):.3f}" for metric in summary)
+        print(f"{cell.name}: {said} ({costs['cpu_s']:.0f} s)", flush=True)
 
 
 def told(cell: Cell) -> dict[str, Any]:

@@ -6,8 +6,9 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,8 @@ class Place:
     work: Path
     peers: Path
     rows: int = settings.ROWS
+    #: variant → what `prepare` found
+    ready: dict[str, tuple[Path, dict[str, artifacts.Artifact]]] = field(default_factory=dict, compare=False)
 
     @property
     def store(self) -> Store:
@@ -143,7 +146,9 @@ class Place:
 
     def prepare(self, variant: str) -> tuple[Path, dict[str, artifacts.Artifact]]:
         """See `lines.prepare`."""
-        return lines.prepare(self.store, self.work / "data", variant, self.rows)
+        if variant not in self.ready:
+            self.ready[variant] = lines.prepare(self.store, self.work / "data", variant, self.rows)
+        return self.ready[variant]
 
     def exam(self, split: str) -> Path:
         """The real values that contenders are asked with and judged on."""
@@ -154,20 +159,55 @@ class Place:
             lines.export(self.store, complete["fit"], complete["extract"], split, path, keys)
         return path
 
+    def train(self, variant: str) -> Path:
+        """What peers learn a variant from."""
+        path = self.cells / f"train-{variant}.npz"
+        if not path.exists():
+            _, ready = self.prepare(variant)
+            lines.export(self.store, ready["fit"], ready["extract"], "train", path)
+        return path
+
+    def costs(self, cell: Cell) -> Path:
+        """What a cell took; it is done when this is there."""
+        return self.cells / f"{cell.name}.json"
+
     def made(self, cell: Cell) -> Path:
         """What a cell made."""
         return self.cells / f"{cell.name}.npz"
 
 
+def run_all(
+    place: Place, asked: Sequence[Cell], chosen: dict[str, int], split: str
+) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    """Each cell with its costs, in order, several at once. What they share is made first, by nobody's time."""
+    for cell in asked:
+        if not place.costs(cell).exists():
+            _share(place, cell, split)
+    with ThreadPoolExecutor(settings.JOBS) as pool:
+        try:
+            yield from zip(asked, pool.map(lambda cell: run(place, cell, chosen, split), asked), strict=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _share(place: Place, cell: Cell, split: str) -> None:
+    place.prepare(cell.variant)
+    place.exam(split)
+    if cell.contender in settings.GRID:
+        place.train(cell.variant)
+        place.peer_python()
+    elif cell.contender == FLOW:
+        pace(place)
+
+
 def run(place: Place, cell: Cell, chosen: dict[str, int], split: str) -> dict[str, Any]:
     """Train and make one cell unless what it made is there; its costs. Raises CalledProcessError."""
-    costs = place.cells / f"{cell.name}.json"
+    costs = place.costs(cell)
     if costs.exists():
         found: dict[str, Any] = json.loads(costs.read_text(encoding="utf-8"))
         return found
     if cell.contender in settings.GRID:
-        _, ready = place.prepare(cell.variant)
-        request = _request(place, cell) | _peer_request(place, cell, ready, chosen, split)
+        request = _request(place, cell) | _peer_request(place, cell, chosen, split)
         found = _asked(
             place, cell, [str(place.peer_python()), str(ROOT / "benchmarks" / "models" / "peer.py")], request
         )
@@ -222,16 +262,10 @@ def _ours(place: Place, cell: Cell, trainings: list[dict[str, Any]], made: str |
     return found
 
 
-def _peer_request(
-    place: Place, cell: Cell, ready: dict[str, artifacts.Artifact], chosen: dict[str, int], split: str
-) -> dict[str, Any]:
-    store = place.store
-    train = place.cells / f"train-{cell.variant}.npz"
-    if not train.exists():
-        lines.export(store, ready["fit"], ready["extract"], "train", train)
+def _peer_request(place: Place, cell: Cell, chosen: dict[str, int], split: str) -> dict[str, Any]:
     number = cell.setting if cell.setting >= 0 else chosen[cell.contender]
     return {
-        "peer": cell.contender, "settings": settings.GRID[cell.contender][number], "train": str(train),
-        "exam": str(place.exam(split)), "cpu_seconds": 60 * cell.minutes, "components": settings.COMPONENTS,
-        "vocabulary": len(lines.texts_of(store).tokenizer),
+        "peer": cell.contender, "settings": settings.GRID[cell.contender][number],
+        "train": str(place.train(cell.variant)), "exam": str(place.exam(split)), "cpu_seconds": 60 * cell.minutes, "components": settings.COMPONENTS,
+        "vocabulary": len(lines.texts_of(place.store).tokenizer),
     }  # fmt: skip

@@ -20,7 +20,8 @@ PAIRS = (500, 1_000, 2_000)
 MISSING = 0.5
 #: joint samples, and components of the mixture that is fitted to the peers' latents
 JOINT, COMPONENTS = 500, 10
-THREADS = 2
+#: cells at once, each with so many threads: one is what wastes no processor time on waiting
+JOBS, THREADS = 2, 1
 
 #: at most six settings a peer: scale of the grids' normals, likelihoods rescaled by size or not, beta, and its own
 GRID: dict[str, list[dict[str, Any]]] = {
