@@ -266,6 +266,7 @@ def _peer_request(place: Place, cell: Cell, chosen: dict[str, int], split: str) 
     number = cell.setting if cell.setting >= 0 else chosen[cell.contender]
     return {
         "peer": cell.contender, "settings": settings.GRID[cell.contender][number],
-        "train": str(place.train(cell.variant)), "exam": str(place.exam(split)), "cpu_seconds": 60 * cell.minutes, "components": settings.COMPONENTS,
+        "train": str(place.train(cell.variant)), "exam": str(place.exam(split)),
+        "cpu_seconds": 60 * cell.minutes, "components": settings.COMPONENTS,
         "vocabulary": len(lines.texts_of(place.store).tokenizer),
     }  # fmt: skip
