@@ -98,10 +98,12 @@ class Bench:
         return spaces.distances(self.spaces[made.slot], made, seen_ND, RESAMPLES, SEED)
 
     def _shaped(self, slot: str, array: np.ndarray) -> Tensor:
-        """A contender may add a channel to a spectrogram, and leave anything behind the end of a text."""
-        value = _tensor(array).reshape(len(array), *self.real[slot].shape[1:])
+        """A contender may add a channel to a spectrogram, make grids that no file can hold, and leave anything behind
+        the end of a text: of all of them alike it is judged what a reader would get."""
+        real = self.real[slot]
+        value = _tensor(array).reshape(len(array), *real.shape[1:])
         if value.is_floating_point():
-            return value
+            return value.nan_to_num().clamp(float(real.min()), float(real.max()))
         return _tensor(lines.retold(value, self.said, self.said))
 
 
