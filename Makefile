@@ -8,6 +8,7 @@
 #                 bench-duplicates; bench-scale: the line over rows; bench-fusion: ways to fuse;
 #                 bench-vocoder: sound of spectrograms; bench-training: the training loop;
 #                 bench-scenes, bench-vqa: what `mmgen demo scenes` and `mmgen demo vqa` get right
+#                 bench-models: generators against multivae's (ARGS="--table" for the tables alone)
 
 # the first Python that is new enough, unless PYTHON is given
 PYTHON ?= $(shell for each in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -24,7 +25,7 @@ READY := .venv/.ready-$(shell { pwd; cat requirements.lock pyproject.toml; } | c
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow bench bench-downloads bench-duplicates bench-scale bench-fusion bench-vocoder bench-training bench-scenes bench-vqa check format lint types guards lock derived tree clean
+.PHONY: help install demo test test-slow bench bench-downloads bench-duplicates bench-scale bench-fusion bench-vocoder bench-training bench-scenes bench-vqa bench-models check format lint types guards lock derived tree clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -81,6 +82,10 @@ bench-scenes: $(READY)
 
 bench-vqa: $(READY)
 	$(RUN) benchmarks.vqa $(ARGS)
+
+# resumable: a cell whose scores are there is not made again
+bench-models: $(READY)
+	$(RUN) benchmarks.models $(ARGS)
 
 check: lint types guards
 

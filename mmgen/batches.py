@@ -122,13 +122,13 @@ class Samples:
         return [key for shard in self.shards for key in shard.keys]
 
     def tokens(self, slot: str) -> int:
-        """T of a slot's mask: the tokens of its latent or of its encoder, 1 for tensors."""
-        return 1 if self.shards[0].feature_set == "tensors" else self.layouts[slot].shape[0]
+        """T of a slot's mask: the tokens of its latent or of its encoder, 1 for tensors and single vectors."""
+        shape = self.layouts[slot].shape
+        return shape[0] if len(shape) == 2 and self.shards[0].feature_set != "tensors" else 1
 
-    @property
-    def padded(self) -> bool:
+    def padded(self, slot: str) -> bool:
         """Whether a token of zeros is padding, as of an encoder's texts."""
-        return self.shards[0].feature_set == "embeddings"
+        return self.shards[0].feature_set == "embeddings" and len(self.layouts[slot].shape) == 2
 
     def having(self, slot: str) -> np.ndarray:
         """Indices of the samples that have `slot`."""
@@ -255,7 +255,7 @@ class Loader:
                 value = value * on_device.view(-1, *[1] * (value.dim() - 1)).to(value.dtype)
             values[slot] = value
             masks[slot] = on_device[:, None].expand(-1, self.samples.tokens(slot))
-            if self.samples.padded and self.samples.tokens(slot) > 1:
+            if self.samples.padded(slot):
                 masks[slot] = masks[slot] & value.ne(0).any(dim=-1)
         return Batch(
             values,

@@ -90,6 +90,10 @@ class Recordings(Samples):
         """T of the mask: 1."""
         return 1
 
+    def padded(self, slot: str) -> bool:
+        """No: what is silent is sound."""
+        return False
+
     def gather(self, slot: str, indices: np.ndarray, alternatives: np.ndarray) -> np.ndarray:
         """Segments (B, N) of these recordings at these places. Raises IntegrityError, SourceError."""
         out = np.zeros((len(indices), self.segment), dtype=np.float32)

@@ -98,3 +98,13 @@ def test_an_old_python_is_refused_in_words(project: Path) -> None:
 def test_the_makefile_says_each_thing_once(project: Path) -> None:
     run = _make(project, "--dry-run", "install", f"PYTHON={project / 'fake-python'}")
     assert run.stderr == ""
+
+
+def test_every_comparison_that_can_be_asked_for_is_in_the_help(project: Path) -> None:
+    text = (project / "Makefile").read_text()
+    targets = {line.split(":")[0] for line in text.splitlines() if line.startswith("bench")}
+    assert "bench-models" in targets
+    said = _make(project, "help").stdout
+    assert [target for target in sorted(targets) if target not in said] == []
+    (asked,) = (each for each in text.splitlines() if each.startswith(".PHONY"))
+    assert targets <= set(asked.split())

@@ -273,7 +273,8 @@ def joint_flow(network: str) -> Case:
 
     return Case(
         f"generator:joint_flow:{network}", make, latents, outputs, lambda m, b, noise: m.loss(b, noise)["loss"],
-        fits=0.6, steps=250,
+        # attention learns a batch of latents by heart later than one matrix over all of them
+        fits=0.6 if network == "residual" else 0.85, steps=250,
     )  # fmt: skip
 
 

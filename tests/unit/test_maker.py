@@ -106,7 +106,7 @@ def test_each_text_may_begin_with_words_of_its_own(maker: Maker) -> None:
     begun = torch.zeros(12, 8, dtype=torch.long)
     ids = how.value(torch.from_numpy(how.compact(b"two", "")))
     begun[4] = ids
-    made = maker.make(asked(maker), ("answer",), GREEDY, rng(), {"answer": begun})["answer"]
+    made = maker.make(asked(maker), ("answer",), GREEDY, rng(), prefix={"answer": begun})["answer"]
     free = maker.make(asked(maker), ("answer",), GREEDY, rng())["answer"]
     assert maker.codecs.texts("answer", made)[4].startswith("two")
     assert torch.equal(made[torch.arange(12) != 4], free[torch.arange(12) != 4])
@@ -124,6 +124,6 @@ def test_a_generator_of_whole_texts_takes_no_beginning_and_has_no_probabilities(
     other = Maker(maker.codecs, maker.fusion, flow, maker.device)
     given = conditions(maker, [{}])
     with pytest.raises(ConfigError, match=r"prefix: .* wanted a generator of kind autoregressive"):
-        other.make(given, ("answer",), GREEDY, rng(), {"answer": torch.zeros(1, 8, dtype=torch.long)})
+        other.make(given, ("answer",), GREEDY, rng(), prefix={"answer": torch.zeros(1, 8, dtype=torch.long)})
     with pytest.raises(ConfigError, match="log_probability"):
         other.log_probability(given, "answer", torch.zeros(1, 8, dtype=torch.long))

@@ -55,7 +55,8 @@ def fit(codec: Any, value: Tensor, steps: int) -> float:
 
 
 def test_every_codec_of_the_table_has_a_spec_here() -> None:
-    assert set(SPECS) == set(CODECS)
+    # those of other libraries have a file of their own
+    assert set(SPECS) == set(CODECS) - {"autoencoder_kl", "encodec"}
 
 
 @pytest.mark.parametrize("kind", SPECS)
