@@ -9,17 +9,12 @@ row's number, and some combinations are only in the test split.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import itertools
-import os
-import signal
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
@@ -30,7 +25,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mmgen.errors import StoreError, UserError
 from mmgen.runtime import Progress, Silent
-from mmgen.sources.espeak import Speaker, package_folder, resample
+from mmgen.sources.espeak import package_folder, resample
+from mmgen.sources.spoken import in_one_process, speaker, write_table
 
 ROWS, TEST_SHARE, VALIDATION_SHARE = 6_000, 0.08, 0.06
 BATCH_ROWS = 100
@@ -264,16 +260,11 @@ def build(folder: str | Path, rows: int = ROWS, progress: Progress | None = None
     try:
         for name in ("images", "audio"):
             (root / name).mkdir(parents=True, exist_ok=True)
-        lines = _write_samples(root, rows, progress or Silent())
-        table, temporary = root / "pairs.csv", root / ".pairs.csv.tmp"
-        with open(temporary, "w", encoding="utf-8", newline="") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(COLUMNS)
-            writer.writerows(lines)
-        os.replace(temporary, table)
+        firsts = range(0, rows, BATCH_ROWS)
+        batches = [(str(root), first, min(first + BATCH_ROWS, rows), rows) for first in firsts]
+        return write_table(root, COLUMNS, in_one_process(_write_rows, batches, "scenes", rows, progress or Silent()))
     except OSError as error:
         raise StoreError(f"scenes: could not write below {root}: {error.strerror or error}") from error
-    return table
 
 
 def split_of(row: int, rows: int) -> str:
@@ -289,34 +280,7 @@ def draw_scene(split: str, rng: np.random.Generator) -> Scene:
     return pool[rng.integers(len(pool))]
 
 
-def _write_samples(root: Path, rows: int, progress: Progress) -> list[tuple[str, ...]]:
-    lines: list[tuple[str, ...]] = []
-    # eSpeak keeps state between utterances that it never resets: the same bytes need a fresh process and a fixed order
-    with (
-        ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_start) as process,
-        progress.bar("scenes", rows) as bar,
-    ):
-        firsts = range(0, rows, BATCH_ROWS)
-        batches = [(str(root), first, min(first + BATCH_ROWS, rows), rows) for first in firsts]
-        try:
-            for made in process.map(_write_rows, *zip(*batches, strict=True)):
-                lines += made
-                bar.advance(len(made))
-        except BaseException:
-            # an interrupted command does not wait for all the other batches
-            process.shutdown(wait=False, cancel_futures=True)
-            raise
-    return lines
-
-
-_speaking: list[Speaker] = []
 VOICES = {"en": ("en-us", "en-us+f2", "en-us+m1"), "zh": ("cmn", "cmn+f2", "cmn+m1")}
-
-
-def _start() -> None:
-    # Ctrl-C reaches every process of a terminal; ending is for the one that started this
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _speaking.append(Speaker())
 
 
 def _write_rows(root: str, first: int, end: int, rows: int) -> list[tuple[str, ...]]:
@@ -333,11 +297,11 @@ def _write_row(root: Path, row: int, rows: int) -> tuple[str, ...]:
     Image.fromarray(render(layout(scene, rng), background_of(rng))).save(root / image)
     language = "en" if rng.random() < 0.5 else "zh"
     voice = VOICES[language][rng.integers(3)]
-    wave = _speaking[0].say(
+    wave = speaker().say(
         en if language == "en" else zh, voice=voice, words_per_minute=int(rng.integers(170, 221)),
         pitch=int(rng.integers(40, 61)),
     )  # fmt: skip
-    clip = resample(wave.astype(np.float64), _speaking[0].rate_hz, RATE_HZ)
+    clip = resample(wave.astype(np.float64), speaker().rate_hz, RATE_HZ)
     sink = io.BytesIO()
     soundfile.write(sink, np.clip(clip, -32768, 32767).astype(np.int16), RATE_HZ, format="FLAC")
     (root / audio).write_bytes(sink.getvalue())

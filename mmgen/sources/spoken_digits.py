@@ -7,16 +7,10 @@ Everything follows from the row's number, so a rebuild is byte-identical and few
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
-import os
-import signal
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +18,12 @@ import soundfile
 from numpy.typing import NDArray
 from PIL import Image
 
-from mmgen.errors import OutsideError, StoreError, UserError
+from mmgen.errors import StoreError, UserError
 from mmgen.runtime import Progress, Silent
 from mmgen.sources.espeak import Speaker, package_folder, resample
+from mmgen.sources.spoken import in_one_process, speaker, write_table
 
+NAME = "spoken_digits"
 ROWS = 5000
 BATCH_ROWS = 250
 RATE_HZ = 16_000
@@ -82,44 +78,15 @@ def build(folder: str | Path, rows: int = ROWS, progress: Progress | None = None
     try:
         for name in ("images", "audio"):
             (root / name).mkdir(parents=True, exist_ok=True)
-        return _write_table(root, _write_samples(root, rows, progress or Silent()))
-    except OSError as error:
-        raise StoreError(f"spoken_digits: could not write below {root}: {error.strerror or error}") from error
-    except BrokenProcessPool as error:
-        raise OutsideError("spoken_digits: eSpeak NG's process died; run it again") from error
-
-
-def _write_samples(root: Path, rows: int, progress: Progress) -> list[tuple[str, ...]]:
-    lines: list[tuple[str, ...]] = []
-    # eSpeak keeps state between utterances that it never resets: the same bytes need a fresh process and a fixed order
-    with (
-        ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_start) as process,
-        progress.bar("spoken digits", rows) as bar,
-    ):
         batches = [(str(root), first, min(first + BATCH_ROWS, rows)) for first in range(0, rows, BATCH_ROWS)]
-        try:
-            for made in process.map(_write_rows, *zip(*batches, strict=True)):
-                lines += made
-                bar.advance(len(made))
-        except BaseException:
-            # an interrupted command does not wait for all the other batches
-            process.shutdown(wait=False, cancel_futures=True)
-            raise
-    return lines
-
-
-_speaking: list[Speaker] = []
-
-
-def _start() -> None:
-    # Ctrl-C reaches every process of a terminal; ending is for the one that started this
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _speaking.append(Speaker())
+        return write_table(root, COLUMNS, in_one_process(_write_rows, batches, NAME, rows, progress or Silent()))
+    except OSError as error:
+        raise StoreError(f"{NAME}: could not write below {root}: {error.strerror or error}") from error
 
 
 def _write_rows(root: str, first: int, end: int) -> list[tuple[str, ...]]:
     digits = read_digits()
-    return [_write_row(Path(root), row, digits[row % 10][row // 10], _speaking[0]) for row in range(first, end)]
+    return [_write_row(Path(root), row, digits[row % 10][row // 10], speaker()) for row in range(first, end)]
 
 
 @cache
@@ -149,16 +116,6 @@ def _write_row(root: Path, row: int, pixels: NDArray[np.uint8], speaker: Speaker
     (root / image).write_bytes(buffer.getvalue())
     (root / audio).write_bytes(_flac(speak(speaker, WORDS[digit], manner)))
     return key, caption(template, digit, figure, pixels, manner), image, audio, str(digit), manner.voice
-
-
-def _write_table(root: Path, lines: list[tuple[str, ...]]) -> Path:
-    table, temporary = root / "pairs.csv", root / ".pairs.csv.tmp"
-    with open(temporary, "w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(COLUMNS)
-        writer.writerows(lines)
-    os.replace(temporary, table)
-    return table
 
 
 # ---------------------------------------------------------------- speech

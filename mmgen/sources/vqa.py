@@ -7,14 +7,9 @@ training and test pictures) and eSpeak NG's voices (extra `demo`). Written as wh
 
 from __future__ import annotations
 
-import csv
 import json
-import os
 import shutil
-import signal
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +17,8 @@ import soundfile
 
 from mmgen.errors import StoreError, UserError
 from mmgen.runtime import Progress, Silent
-from mmgen.sources.espeak import Speaker, package_folder, resample
+from mmgen.sources.espeak import package_folder, resample
+from mmgen.sources.spoken import in_one_process, speaker, write_table
 
 #: pictures of the package's training part, and of its test part
 PICTURES = {"train": 4_000, "test": 1_000}
@@ -49,18 +45,14 @@ def build(folder: str | Path, pictures: int = PICTURES["train"], progress: Progr
         rows = list(_rows(data, pictures))
         questions = sorted({question for _, _, question, _ in rows})
         lines = [_line(number, row, questions, pictures) for number, row in enumerate(rows)]
-        _speak(root, questions, {speech for _, _, _, speech, *_ in lines}, progress or Silent())
+        wanted = {speech for _, _, _, speech, *_ in lines}
+        batches = [(str(root), number, question, wanted) for number, question in enumerate(questions)]
+        in_one_process(_say, batches, "vqa", len(wanted), progress or Silent())
         for part, picture in sorted({(part, picture) for part, picture, _, _ in rows}):
             shutil.copyfile(data / part / "images" / f"{picture}.png", root / "images" / f"{part}-{picture:04d}.png")
-        table, temporary = root / "pairs.csv", root / ".pairs.csv.tmp"
-        with open(temporary, "w", encoding="utf-8", newline="") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(COLUMNS)
-            writer.writerows(lines)
-        os.replace(temporary, table)
+        return write_table(root, COLUMNS, lines)
     except OSError as error:
         raise StoreError(f"vqa: could not write below {root}: {error.strerror or error}") from error
-    return table
 
 
 def _rows(data: Path, pictures: int) -> Iterator[tuple[str, int, str, str]]:
@@ -90,37 +82,16 @@ def _file(number: int, voice: int) -> str:
     return f"speech/{number:03d}-{voice}.flac"
 
 
-def _speak(root: Path, questions: list[str], wanted: set[str], progress: Progress) -> None:
-    """Every question in every voice; the wanted files are kept."""
-    # eSpeak keeps state between utterances that it never resets: the same bytes need a fresh process and a fixed order
-    with (
-        ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_start) as process,
-        progress.bar("vqa: speech", len(questions)) as bar,
-    ):
-        try:
-            count = len(questions)
-            for _ in process.map(_say, [str(root)] * count, range(count), questions, [wanted] * count):
-                bar.advance(1)
-        except BaseException:
-            process.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-_speaking: list[Speaker] = []
-
-
-def _start() -> None:
-    # Ctrl-C reaches every process of a terminal; ending is for the one that started this
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _speaking.append(Speaker())
-
-
-def _say(root: str, number: int, question: str, wanted: set[str]) -> None:
+def _say(root: str, number: int, question: str, wanted: set[str]) -> list[tuple[str, ...]]:
+    """Every voice says it; the wanted files are kept, and named."""
+    kept: list[tuple[str, ...]] = []
     for at, voice in enumerate(VOICES):
         # said whether wanted or not: what eSpeak says next follows from it
-        wave = _speaking[0].say(question, voice=voice, words_per_minute=185, pitch=50).astype(np.float64)
+        wave = speaker().say(question, voice=voice, words_per_minute=185, pitch=50).astype(np.float64)
         if _file(number, at) not in wanted:
             continue
-        clip = resample(wave, _speaking[0].rate_hz, RATE_HZ)
+        clip = resample(wave, speaker().rate_hz, RATE_HZ)
         path = Path(root) / _file(number, at)
         soundfile.write(path, np.clip(clip, -32768, 32767).astype(np.int16), RATE_HZ, format="FLAC")
+        kept.append((path.name,))
+    return kept
