@@ -72,7 +72,8 @@ class ForeignEncoder(Encoder):
     trainable: "frozen", "head" (the projection), "adapters" (and the projection) or "all". A trunk that is not trained
     as a whole is always in evaluation mode: its statistics, dropout and layer drop do not move in training.
 
-    Subclasses make `trunk` and then call `_finish`. Raises ConfigError for an unknown `trainable`.
+    Subclasses make `trunk` and then call `_finish` or `_finish_as_probed`. Raises ConfigError for an unknown
+    `trainable`.
     """
 
     trunk: nn.Module
@@ -96,9 +97,20 @@ class ForeignEncoder(Encoder):
         """The trunk's blocks of one width, after each of which an adapter may stand; None if it has none."""
         return None
 
-    def _finish(self, hidden: int, weights: Mapping[str, Any] | None) -> None:
+    @property
+    def token_count(self) -> int:
+        return self._tokens
+
+    def _finish_as_probed(self, weights: Mapping[str, Any] | None) -> None:
+        """`_finish`, with the sizes in which a value of zeros comes out of the trunk."""
+        self.trunk.eval()
+        with torch.no_grad():
+            x_BTH = self.read(torch.zeros(1, *self.shape)).x_BTH
+        self._finish(x_BTH.shape[2], x_BTH.shape[1], weights)
+
+    def _finish(self, hidden: int, tokens: int, weights: Mapping[str, Any] | None) -> None:
         """Weights into the bare trunk, then what is ours around it, and what of it is trained."""
-        self.hidden = hidden
+        self.hidden, self._tokens = hidden, tokens
         if weights is not None:
             self._start_trunk(weights)
         if self.trainable == "adapters":

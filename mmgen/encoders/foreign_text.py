@@ -83,11 +83,7 @@ class TransformersText(ForeignEncoder):
         self.trunk.eval()
         with torch.no_grad():
             probe = self._run(torch.full((1, 4), pad_id), torch.ones(1, 4, dtype=torch.long))
-        self._finish(probe.x_BTH.shape[2], weights)
-
-    @property
-    def token_count(self) -> int:
-        return self.max_tokens
+        self._finish(probe.x_BTH.shape[2], max_tokens, weights)
 
     def take_tokenizer(self, data: bytes) -> None:
         """Our tokenizer's JSON, by which the ids of values are read."""

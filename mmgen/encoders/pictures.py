@@ -80,12 +80,7 @@ class TorchvisionImage(ForeignEncoder):
         self.trunk.eval()
         with torch.no_grad():
             probe = self._map(self.ready(torch.zeros(1, *shape)))
-        self._tokens = probe.shape[1] - (1 if own else 0)
-        self._finish(probe.shape[2], weights)
-
-    @property
-    def token_count(self) -> int:
-        return int(self._tokens)
+        self._finish(probe.shape[2], probe.shape[1] - (1 if own else 0), weights)
 
     def blocks(self) -> nn.ModuleList | nn.Sequential | None:
         return self.trunk.encoder.layers if isinstance(self.trunk, models.VisionTransformer) else None
@@ -175,15 +170,7 @@ class TransformersImage(ForeignEncoder):
         _check(shape, "transformers_image")
         self.trunk = new_tower(architecture)
         self.ready = _Ready(ours, size_px, mean, std)
-        self.trunk.eval()
-        with torch.no_grad():
-            probe = self.read(torch.zeros(1, *shape))
-        self._tokens = probe.x_BTH.shape[1]
-        self._finish(probe.x_BTH.shape[2], weights)
-
-    @property
-    def token_count(self) -> int:
-        return self._tokens
+        self._finish_as_probed(weights)
 
     def blocks(self) -> nn.ModuleList | nn.Sequential | None:
         return blocks_of(self.trunk)

@@ -89,19 +89,11 @@ class TorchaudioAudio(ForeignEncoder):
         except (TypeError, ValueError) as error:
             raise ConfigError(f"encoders.….options of {model}: {error}") from error
         self._standard = any(isinstance(each, nn.LayerNorm) for each in self._net.feature_extractor.modules())
-        self.trunk.eval()
-        with torch.no_grad():
-            probe = self.read(torch.zeros(1, *shape))
-        self._tokens = probe.x_BTH.shape[1]
-        self._finish(probe.x_BTH.shape[2], weights)
+        self._finish_as_probed(weights)
 
     @property
     def _net(self) -> Any:
         return self.trunk
-
-    @property
-    def token_count(self) -> int:
-        return self._tokens
 
     def blocks(self) -> nn.ModuleList | nn.Sequential | None:
         found: nn.ModuleList = self._net.encoder.transformer.layers
@@ -151,15 +143,7 @@ class TransformersAudio(ForeignEncoder):
             library("transformers").ClapFeatureExtractor(**self.preprocessor) if kind == CLAP else None
         )
         self.trunk = new_tower(architecture)
-        self.trunk.eval()
-        with torch.no_grad():
-            probe = self.read(torch.zeros(1, *shape))
-        self._tokens = probe.x_BTH.shape[1]
-        self._finish(probe.x_BTH.shape[2], weights)
-
-    @property
-    def token_count(self) -> int:
-        return self._tokens
+        self._finish_as_probed(weights)
 
     def blocks(self) -> nn.ModuleList | nn.Sequential | None:
         return blocks_of(self.trunk)
