@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from flows.summary import score_rows
-from flows.terminal import Watch, stdout, table, write
+from flows.terminal import Watch, stdout, table, without_remarks, write
 from mmgen import artifact, promotions, steps
 from mmgen.artifact import Artifact
 from mmgen.config import Config
@@ -31,9 +30,7 @@ def model(reference: str, store: str, device: str, out: Path | None) -> dict[str
         raise UnknownReference(f"'{reference}' is {generator.ref}; wanted a model that generates, or a directory")
     inputs = {role: artifact.load_link(opened, generator.inputs[role]) for role in ("codecs", "fusion")}
     inputs["generator"] = generator
-    # a library's remarks are for logs, and this command keeps none
-    logging.disable(logging.WARNING)
-    with Watch() as watch:
+    with without_remarks(), Watch() as watch:
         runtime = Runtime(opened, device=device, progress=watch)
         outcome = steps.perform(steps.STEPS["evaluate"], _config(opened, inputs), inputs, runtime)
     made = outcome.artifact
@@ -82,13 +79,13 @@ def directory(folder: Path, store: str, against: str | None, device: str, out: P
     """
     if out.resolve() == folder.resolve():
         raise ConfigError(f"--out: wanted another folder than the one that is judged, came {out}")
-    logging.disable(logging.WARNING)
-    from mmgen.evaluate.against import judge_directory
-    from mmgen.evaluate.config import EvaluateConfig
-    from mmgen.evaluate.scores import to_parquet
-
     opened = Store(store)
-    judged = judge_directory(opened, folder, against, EvaluateConfig(), device)
+    with without_remarks():
+        from mmgen.evaluate.against import judge_directory
+        from mmgen.evaluate.config import EvaluateConfig
+        from mmgen.evaluate.scores import to_parquet
+
+        judged = judge_directory(opened, folder, against, EvaluateConfig(), device)
     out.mkdir(parents=True, exist_ok=True)
     parquet = out / "scores.parquet"
     parquet.write_bytes(to_parquet(judged.rows))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.terminal import without_remarks
 from mmgen import promotions
 from mmgen.asking import Asked, read_named
 from mmgen.errors import ConfigError
@@ -105,11 +105,10 @@ def _made(made: Callable[[Model], Generated], reference: str, out: Path, store: 
     if not Path(reference).is_dir():
         # a wrong name is answered before torch takes its seconds
         promotions.resolve(reference, Store(store))
-    # a library's remarks are for logs, and this command keeps none
-    logging.disable(logging.WARNING)
-    from mmgen.generate import load
+    with without_remarks():
+        from mmgen.generate import load
 
-    found = made(load(reference, store, device))
+        found = made(load(reference, store, device))
     return {"files": [str(path) for path in found.save(out)], "model": reference}
 
 

@@ -24,6 +24,17 @@ def stdout() -> Console:
     return Console(highlight=False, markup=False, soft_wrap=True)
 
 
+@contextlib.contextmanager
+def without_remarks() -> Iterator[None]:
+    """Within this, what libraries remark is shown nowhere: for commands that keep no log of their own."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
 def write(line: str) -> None:
     """A line of the result, as it is."""
     sys.stdout.write(line + "\n")
