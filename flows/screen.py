@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from flows.summary import score_rows
+from flows.summary import score_rows, shown_scores
 from flows.terminal import stdout, table
 
 
@@ -18,9 +18,11 @@ def show_run(answer: dict[str, Any], store: str) -> None:
         for each in answer["steps"]
     ]
     console.print(table(("step", "", "", "artifact"), did))
-    if rows := score_rows(answer["scores"]):
+    if rows := score_rows(shown := shown_scores(answer["scores"])):
         console.print()
         console.print(table(("score", "value", "95% interval", "n"), rows))
+        if more := len(answer["scores"]) - len(shown):
+            console.print(f"… and {more} more, on the model card")
     console.print()
     for title, text in _lines(answer):
         console.print(f"{title:<12}{text}")

@@ -41,6 +41,20 @@ def summarise(store: Store, outcomes: Sequence[Mapping[str, Any]]) -> dict[str, 
     }
 
 
+#: what a screen shows of the scores; the others are on the card
+_SHOWN = frozenset({
+    "mean_coherence", "joint_coherence", "coherence", "mean_coverage", "recognised", "mean_retrieval", "retrieval",
+})  # fmt: skip
+
+
+def shown_scores(scores: Sequence[Mapping[str, Any]] | None) -> list[Mapping[str, Any]]:
+    """Those that fit on one screen: means, and single directions from one input."""
+    return [
+        row for row in scores or ()
+        if (row["metric"] in _SHOWN or row["metric"].startswith("mean_coherence_of_")) and "+" not in row["given"]
+    ]  # fmt: skip
+
+
 def score_rows(scores: Sequence[Mapping[str, Any]] | None) -> list[tuple[str, str, str, str]]:
     """(what, value, 95% interval, n) of each score, metric by metric, as text for a table."""
     rows = []
