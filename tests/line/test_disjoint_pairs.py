@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ import torch
 from PIL import Image
 
 from mmgen import steps
+from mmgen.conditions import conditions
 from mmgen.config import build
 from mmgen.generate import Model, load_package, save_package
+from mmgen.generators.sampling import Sampling
 from mmgen.runtime import Runtime
 from mmgen.store import Store
 from tests.data_sources import write_table
@@ -117,3 +120,16 @@ def test_rows_that_give_different_slots_go_their_own_ways(model: Model) -> None:
 
     heard = [pitch(row["audio"]) for row in rows(model, given, to=("audio",), num=3)]
     assert sum(one == other for one, other in zip(heard, ["blue"] * 3 + ["red"] * 3 + ["green"] * 3, strict=True)) >= 7
+
+
+def test_it_is_the_text_that_the_sound_is_made_of(model: Model) -> None:
+    maker, how = model.maker, Sampling(steps=4, guidance=2.0)
+    given = conditions(maker, [{"image": picture("blue", np.random.default_rng(5))}] * 3)
+    at_once = maker.make(given, ("audio",), how, torch.Generator().manual_seed(3))["audio"]
+    rng = torch.Generator().manual_seed(3)
+    text = maker.make(given, ("text",), how, rng)["text"]
+    there, nothing = torch.ones(3, 1, dtype=torch.bool), torch.zeros(3, 1, dtype=torch.bool)
+    between = replace(
+        given, values={**given.values, "text": text}, masks={"text": there, "image": nothing, "audio": nothing}
+    )
+    assert torch.equal(at_once, maker.make(between, ("audio",), how, rng)["audio"])
