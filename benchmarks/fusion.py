@@ -171,7 +171,7 @@ def summarise(table: pl.DataFrame) -> list[dict[str, Any]]:
                 gains = [cells[kind, features, seed][name] - cells["concat", features, seed][name] for seed in beside]
                 row[f"{name} above concat"] = over_seeds(gains)
         part = table.filter((pl.col("kind") == kind) & (pl.col("features") == features))
-        row["cpu_seconds"] = float(part["cpu_seconds"].unique().mean())  # type: ignore[arg-type]
+        row["cpu_seconds"] = float(part["cpu_seconds"].unique().mean())
         found.append(row)
     return found
 

@@ -134,7 +134,7 @@ def bare(flow: nn.Module, batch: Batch, settings: TrainConfig, steps: int, avera
         for step in range(steps):
             optimiser.zero_grad(set_to_none=True)
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=on):
-                loss = network.loss(batch, rng)["loss"]  # type: ignore[operator]
+                loss = network.loss(batch, rng)["loss"]
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), settings.max_grad_norm or 1.0)
             optimiser.step()
@@ -159,7 +159,7 @@ def overhead(folder: Path, steps: int, rounds: int) -> dict[str, Any]:
         marks: list[tuple[float, float]] = []
         train(
             flow, flow.loss, Loader(samples, batch_size=size, seed=1), settings, world=ALONE, seed=1, what="flow",
-            callbacks=Callbacks(on_read=lambda step, means, marks=marks: marks.append(_now())),  # type: ignore[misc]
+            callbacks=Callbacks(on_read=lambda step, means, marks=marks: marks.append(_now())),
         )  # fmt: skip
         found["loop"].append(_between(marks[0], marks[-1], steps))
         for name, arm in arms.items():
@@ -234,8 +234,8 @@ def cached(folder: Path, steps: int, rounds: int) -> dict[str, Any]:
         for name, (network, loader) in arms.items():
             marks: list[tuple[float, float]] = []
             train(
-                network, network.loss, loader(), settings, world=ALONE, seed=1, what=name,  # type: ignore[arg-type]
-                callbacks=Callbacks(on_read=lambda step, means, marks=marks: marks.append(_now())),  # type: ignore[misc]
+                network, network.loss, loader(), settings, world=ALONE, seed=1, what=name,
+                callbacks=Callbacks(on_read=lambda step, means, marks=marks: marks.append(_now())),
             )  # fmt: skip
             found[name].append(_between(marks[0], marks[-1], steps))
     per_epoch = -(-4000 // size)

@@ -230,11 +230,10 @@ class PerceptualDistance(nn.Module):
         widths = [channels, *(width * 2**level for level in range(levels))]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.layers = nn.ModuleList(
-                nn.Conv2d(before, after, 3, stride=2, padding=1) for before, after in itertools.pairwise(widths)
-            )
-            for layer in self.layers:
-                nn.init.kaiming_normal_(layer.weight, SLOPE)  # type: ignore[arg-type]
+            layers = [nn.Conv2d(before, after, 3, stride=2, padding=1) for before, after in itertools.pairwise(widths)]
+            for layer in layers:
+                nn.init.kaiming_normal_(layer.weight, SLOPE)
+            self.layers = nn.ModuleList(layers)
         self.requires_grad_(False)
 
     def forward(self, real_BCHW: Tensor, made_BCHW: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class Bench:
     def __init__(self, store: Store, split: str, exam: Path) -> None:
         judges, codecs, features = (
             artifacts.latest(store, kind, COMPLETE) for kind in ("judges", "codecs", "features")
-        )  # type: ignore[arg-type]
+        )
         assert judges is not None
         assert codecs is not None
         assert features is not None

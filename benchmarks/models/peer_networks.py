@@ -95,12 +95,12 @@ class TextHead(nn.Module):
 
 def trunk(shape: tuple[int, ...]) -> nn.Module:
     """The trunk of a modality: grids (C, H, W), texts (L, V)."""
-    return TextTrunk(*shape) if len(shape) == 2 else grid_trunk(shape)  # type: ignore[arg-type]
+    return TextTrunk(*shape) if len(shape) == 2 else grid_trunk(shape)
 
 
 def head(shape: tuple[int, ...], latent: int) -> nn.Module:
     """The mirror of `trunk`."""
-    return TextHead(*shape, latent) if len(shape) == 2 else grid_head(shape, latent)  # type: ignore[arg-type]
+    return TextHead(*shape, latent) if len(shape) == 2 else grid_head(shape, latent)
 
 
 class Encoder(BaseEncoder):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -32,7 +34,7 @@ class GridLearner(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.codec = codec
+        self.codec: Any = codec
         self.adversarial_weight, self.feature_weight = adversarial_weight, feature_weight
         self.perceptual_weight, self.latent_noise = perceptual_weight, latent_noise
         with torch.random.fork_rng(devices=[]):
@@ -43,7 +45,7 @@ class GridLearner(nn.Module):
 
     def loss(self, value: Tensor, rng: torch.Generator | None = None) -> dict[str, Tensor]:
         """The codec's `loss` and parts, with `discriminator`, `adversarial`, `feature`, `perceptual` where they are."""
-        found: dict[str, Tensor] = self.codec.loss(value, rng, Terms(self.latent_noise, self._beside))  # type: ignore[operator]
+        found: dict[str, Tensor] = self.codec.loss(value, rng, Terms(self.latent_noise, self._beside))
         return found
 
     def _beside(self, real_BCHW: Tensor, made_BCHW: Tensor) -> dict[str, Tensor]:

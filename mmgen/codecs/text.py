@@ -120,6 +120,7 @@ class TextAutoencoder(nn.Module, ABC):
 
     def latent_states(self, z_BTD: Tensor) -> Tensor:
         """Latents (B, T, D) as the decoder reads them, (B, T, W)."""
+        # torch gives `unflatten` no types
         return self.from_latent(z_BTD.flatten(1)).unflatten(1, (self.latent_tokens, -1))  # type: ignore[no-any-return]
 
     def encode(self, value: Tensor) -> Tensor:

@@ -100,9 +100,11 @@ class TorchvisionImage(ForeignEncoder):
         match net:
             case models.VisionTransformer():
                 x_BTH = net._process_input(x_BCHW)
-                return net.encoder(torch.cat([net.class_token.expand(len(x_BTH), -1, -1), x_BTH], dim=1))  # type: ignore[no-any-return]
+                seen: Tensor = net.encoder(torch.cat([net.class_token.expand(len(x_BTH), -1, -1), x_BTH], dim=1))
+                return seen
             case models.SwinTransformer():
-                return net.norm(net.features(x_BCHW)).flatten(1, 2)  # type: ignore[no-any-return]
+                places: Tensor = net.norm(net.features(x_BCHW)).flatten(1, 2)
+                return places
             case models.ResNet():
                 for layer in (
                     net.conv1,

@@ -51,7 +51,7 @@ def _corpus_scores(made: Sequence[str], references: Sequence[Sequence[str]], res
     found = []
     for name, metric in (("bleu", BLEU(tokenize=tokens)), ("chrf", CHRF())):
         score = metric.corpus_score(list(made), columns, n_bootstrap=resamples)
-        value, half = float(score.score), float(getattr(score, "_ci"))  # noqa: B009
+        value, half = float(score.score), float(score._ci)
         estimate = Estimate(value, max(0.0, value - half), min(100.0, value + half), len(made))
         found.append(TextScore(name, f"sacrebleu {metric.get_signature()}", estimate))
     return found

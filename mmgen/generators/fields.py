@@ -24,13 +24,15 @@ Shapes = Mapping[str, tuple[int, int]]
 class TimeWaves(nn.Module):
     """Times (B, S) to sines and cosines (B, S, 2·F), float32."""
 
+    frequencies: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("frequencies", torch.exp(torch.linspace(0.0, math.log(64.0), TIME_FREQUENCIES)))
 
     def forward(self, t_BS: Tensor) -> Tensor:
         # sines of large angles need float32 whatever the precision around
-        angles_BSF = 2 * math.pi * t_BS.float()[..., None] * self.frequencies  # type: ignore[operator]
+        angles_BSF = 2 * math.pi * t_BS.float()[..., None] * self.frequencies
         return torch.cat([angles_BSF.sin(), angles_BSF.cos()], dim=-1)
 
 
@@ -138,6 +140,8 @@ class TokenField(nn.Module):
     A slot's time and role modulate its own tokens. Arguments as for ResidualField.
     """
 
+    owners: Tensor
+
     def __init__(
         self, shapes: Shapes, *, width: int, blocks: int, hidden: int, embedding_width: int | None, dropout: float
     ) -> None:
@@ -166,7 +170,7 @@ class TokenField(nn.Module):
     ) -> State:
         """See JointFlow.velocity."""
         count, slots = roles_BS.shape
-        owners: Tensor = self.owners  # type: ignore[assignment]
+        owners = self.owners
         condition_BSW = self.times(self.waves(t_BS)) + self.roles[torch.arange(slots, device=owners.device), roles_BS]
         modulation_BN6W = self.modulate(condition_BSW)[:, owners].unflatten(2, (6, -1))
         tokens, seen = [], []

@@ -89,6 +89,7 @@ class JointFlow(nn.Module):
             self.shapes, width=width, blocks=blocks, hidden=hidden or 2 * width, embedding_width=embedding_width,
             dropout=dropout,
         )  # fmt: skip
+        # torch gives this method no types
         self.register_load_state_dict_pre_hook(_named_as_before)  # type: ignore[no-untyped-call]
 
     @property

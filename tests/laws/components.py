@@ -122,7 +122,8 @@ def foreign_codec(kind: str, slot: str, library: str, fits: float, **sizes: int)
 
     def make() -> nn.Module:
         settings = architecture_of(Path(foreign_models.folder(kind)), library)
-        made: Any = CODECS[kind](architecture=settings, **sizes)  # type: ignore[call-arg]
+        chosen: Any = CODECS[kind]
+        made = chosen(architecture=settings, **sizes)
         for buffer in (each for name, each in made.named_buffers() if name.endswith("codebook.embed")):
             buffer.normal_(std=0.1)
         return made  # type: ignore[no-any-return]
