@@ -153,11 +153,12 @@ def main() -> None:
     if asked.minutes_scale != 1.0:
         _scale(asked.minutes_scale)
     if not asked.table:
-        tuned = tune(place, results)
+        ours = asked.only in (cells.FLOW, cells.BASELINE)
+        tuned = {} if ours else tune(place, results)
         if asked.only == "tuning":
             return
-        chosen = {peer: tuned[peer]["chosen"] for peer in settings.GRID}
-        compare(place, results, chosen, best_of(tuned), asked.only)
+        chosen = {peer: tuned[peer]["chosen"] for peer in tuned if peer in settings.GRID}
+        compare(place, results, chosen, "" if ours else best_of(tuned), asked.only)
     found = results.table()
     if found is None:
         raise SystemExit(f"{results.scores}: no results yet; run `make bench-models` first")
