@@ -7,7 +7,6 @@ set's own, or a column of `source.meta`.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -22,9 +21,9 @@ from mmgen.codec_set import CodecSet, load_weights, weights_of
 from mmgen.encoders.base import TokenEncoder
 from mmgen.errors import ConfigError, UnknownReference, unknown_name
 from mmgen.evaluate import scores
-from mmgen.evaluate.calibration import calibration
-from mmgen.evaluate.intervals import Z_95, Estimate, wilson
-from mmgen.evaluate.per_class import per_class, rates
+from mmgen.evaluate.intervals import wilson
+from mmgen.evaluate.label_head import class_rows, rightness
+from mmgen.evaluate.per_class import rates
 from mmgen.evaluate.scores import Score, score
 from mmgen.extract import read_media
 from mmgen.features import FeatureShard, SlotLayout, SlotRows
@@ -320,9 +319,15 @@ class _Task:
         target = torch.cat([batch.values[TARGET].cpu()[real] for batch, real in parts])
         if self.tagging:
             return self._tag_scores(head.head.guess(out), keys)
-        return label_scores(
-            self.target, out, target, head.head.guess(out), list(self.network.slots), self.settings.seed
-        )
+        guess, given = head.head.guess(out), list(self.network.slots)
+        wanted = target[:, 0].long() if self.target.kind == "classification" else target
+        # a class that training did not have cannot be said, and is a miss
+        metric, found = rightness(self.target, guess, wanted)
+        seed = self.settings.seed
+        return [
+            score(metric, given, [], "head", found),
+            *class_rows(self.target, self.target.names, out, wanted, guess, given, seed, "head"),
+        ]
 
     def _tag_scores(self, guess_NW: Tensor, keys: list[str]) -> list[Score]:
         """Spans of each class, and the share of words whose tag is right. A word that was cut from a text is said O."""
@@ -338,28 +343,3 @@ class _Task:
         for kind, (right, said, there) in span_counts(wanted, came).items():
             rows += rates(right, said, there, slot, f"head:{kind}")
         return rows
-
-
-def label_scores(
-    target: Target, out: Tensor, wanted: Tensor, guess: Tensor, given: list[str], seed: int
-) -> list[Score]:
-    """Rows of a head's outputs (N, K) against targets as `Target.row` gives them; N of 1 or more."""
-    if target.kind == "regression":
-        error_N = ((guess - wanted).abs()[:, 0] * target.std).double()
-        spread = float(error_N.std()) / math.sqrt(len(error_N)) * Z_95 if len(error_N) > 1 else 0.0
-        mean = float(error_N.mean())
-        found = Estimate(mean, max(0.0, mean - spread), mean + spread, len(error_N))
-        return [score(scores.MEAN_ABSOLUTE_ERROR, given, [], "head", found)]
-    if target.kind == "multi_label":
-        right_N = (guess == wanted).all(1)
-        rows = [score(scores.LABEL_ACCURACY, given, [], "head", wilson(int(right_N.sum()), len(right_N)))]
-        return rows + per_class(wanted.numpy().astype(int), guess.numpy().astype(int), target.names, given, "head")
-    truth_N = wanted[:, 0].long()
-    known = truth_N != NONE
-    # a class that training did not have cannot be said, and is a miss
-    right_N = (guess == truth_N) & known
-    rows = [score(scores.LABEL_ACCURACY, given, [], "head", wilson(int(right_N.sum()), len(right_N)))]
-    if bool(known.any()):
-        rows += per_class(truth_N[known].numpy(), guess[known].numpy(), target.names, given, "head")
-        rows += calibration(out[known], truth_N[known], given, seed)
-    return rows

@@ -62,7 +62,7 @@ def judge_directory(
         assert network is not None
         return embed_slot(network, slot, value)
 
-    features, not_run = Features(court.panel, embed if network is not None else None), dict[str, str]()
+    features, not_run = Features(court.panel, embed if network is not None else None), dict(court.not_judged)
     training = _training(store, fusion, codecs, features, settings, not_run, device)
     scorer = Scorer(
         settings, exam, codecs.preprocesses, codecs.labels, features, listener_for(codecs.labels), reading.reader(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,13 +26,14 @@ from mmgen.tars import TarReader, safe_key
 class Exam:
     """One split of an evaluation set. real: all its samples as one batch. files: slot → each sample's own bytes.
 
-    texts: text slot → each sample's alternatives, none if it lacks the slot.
+    texts: text slot → each sample's alternatives, none if it lacks the slot. labels: as the source says them.
     """
 
     split: str
     real: Batch
     files: Mapping[str, list[bytes | None]]
     texts: Mapping[str, list[tuple[str, ...]]] = field(default_factory=dict)
+    labels: Sequence[str | None] = ()
 
 
 def read_exam(store: Store, evalset: Artifact, codecs: CodecSet, split: str, device: torch.device | str) -> Exam | None:
@@ -47,7 +48,7 @@ def read_exam(store: Store, evalset: Artifact, codecs: CodecSet, split: str, dev
     texts: dict[str, list[tuple[str, ...]]] = {
         slot: [()] * len(chosen) for slot in codecs.slots if codecs.modality(slot) == "text"
     }
-    labels = torch.full((len(chosen),), NO_LABEL)
+    said: list[str | None] = [None] * len(chosen)
     index = {name: number for number, name in enumerate(codecs.labels)}
     by_shard: dict[str, list[int]] = {}
     for place, row in enumerate(chosen):
@@ -61,14 +62,15 @@ def read_exam(store: Store, evalset: Artifact, codecs: CodecSet, split: str, dev
                     raise IntegrityError(f"{evalset.ref}: sample '{key}' in {shard} is not what was frozen")
                 members = reader.sample(safe_key(key))
                 about: dict[str, Any] = json.loads(members["json"])
-                labels[place] = index.get(str(about.get("label")), NO_LABEL)
+                said[place] = about.get("label") or None
                 for slot in files:
                     found = alternatives(members, slot, codecs.modality(slot), about)
                     files[slot][place] = found[0] if found else None
                     if slot in texts:
                         texts[slot][place] = tuple(each.decode() for each in found)
     keys = [row["key"] for row in chosen]
-    return Exam(split, _batch(codecs, files, labels, keys).to(device), files, texts)
+    labels = torch.tensor([index.get(str(label), NO_LABEL) for label in said])
+    return Exam(split, _batch(codecs, files, labels, keys).to(device), files, texts, said)
 
 
 def recording(how: AudioPreprocess, data: bytes, key: str = "") -> torch.Tensor:

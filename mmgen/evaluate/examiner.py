@@ -25,6 +25,7 @@ from mmgen.evaluate.scores import AND, Score, score
 from mmgen.evaluate.spaces import Features
 from mmgen.evaluate.subsets import input_subsets
 from mmgen.evaluate.text_scores import perplexity
+from mmgen.fusion.targets import Target, batch_with_targets
 from mmgen.generators.sampling import Sampling
 from mmgen.maker import Maker, embed_slot
 from mmgen.preprocess.text import BOS, PAD, TextPreprocess
@@ -138,7 +139,9 @@ class Examiner:
     def _fused(self, exam: Exam) -> list[Score]:
         """What the fusion model itself is worth, and its zero-shot classes from the prompts that are configured."""
         model, labels = self.maker.fusion, self.codecs.labels
-        rows = fused.fusion_scores(model, exam.real, labels, self.settings.seed)
+        target: Target | None = getattr(model, "target", None)
+        real = exam.real if target is None else batch_with_targets(exam.real, target, exam.labels)
+        rows = fused.fusion_scores(model, real, labels, self.settings.seed)
         slot = next((name for name in self.codecs.slots if self.codecs.modality(name) == "text"), None)
         if slot is None or not self.settings.prompts:
             return rows

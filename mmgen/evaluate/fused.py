@@ -10,12 +10,11 @@ from torch import Tensor
 
 from mmgen.batches import Batch
 from mmgen.evaluate import scores
-from mmgen.evaluate.calibration import calibration
 from mmgen.evaluate.intervals import Estimate, wilson
+from mmgen.evaluate.label_head import class_rows
 from mmgen.evaluate.measure import FEWEST, having
-from mmgen.evaluate.per_class import per_class
 from mmgen.evaluate.retrieval import groups, recall_at
-from mmgen.evaluate.robustness import knows_classes, robustness, slot_embeddings
+from mmgen.evaluate.robustness import robustness, slot_embeddings
 from mmgen.evaluate.scores import Score, score
 from mmgen.fusion.fusion import Fusion
 
@@ -23,7 +22,7 @@ RANKS = (1, 5, 10)
 
 
 def fusion_scores(fusion: Any, real: Batch, labels: Sequence[str], seed: int) -> list[Score]:
-    """All rows that real samples alone give. labels: the classes of the head, in index order."""
+    """All rows that real samples alone give. labels: the classes of a head for class indices, in index order."""
     assert isinstance(fusion, Fusion)
     rows = retrieval(fusion, real)
     rows += class_scores(fusion, real, labels, seed)
@@ -54,14 +53,14 @@ def retrieval(fusion: Fusion, real: Batch) -> list[Score]:
 @torch.no_grad()
 def class_scores(fusion: Fusion, real: Batch, labels: Sequence[str], seed: int) -> list[Score]:
     """Precision, recall and F1 of each class and the calibration, from all slots that each sample has."""
-    rows_N = ((real.labels_B >= 0) & fusion.mask(real).any(1)).nonzero()[:, 0]
-    if not knows_classes(fusion) or len(rows_N) == 0:
+    wanted, known_B = fusion.truth(real)
+    rows_N = (known_B & fusion.mask(real).any(1)).nonzero()[:, 0]
+    if fusion.head is None or len(rows_N) == 0:
         return []
-    e_BD = fusion.fuse(slot_embeddings(fusion, real), fusion.mask(real))[rows_N]
-    logits_NK, truth_N = fusion.logits(e_BD), real.labels_B[rows_N]
+    out_NK = fusion.logits(fusion.fuse(slot_embeddings(fusion, real), fusion.mask(real))[rows_N])
     given = [slot for slot in fusion.slots if len(having(real, slot)) and slot in real.values]
-    found = per_class(truth_N.cpu().numpy(), logits_NK.argmax(1).cpu().numpy(), labels, given)
-    return found + calibration(logits_NK, truth_N, given, seed)
+    names = fusion.target.names if fusion.target is not None else labels
+    return class_rows(fusion.target, names, out_NK, wanted[rows_N], fusion.head.guess(out_NK), given, seed, "fusion")
 
 
 @torch.no_grad()

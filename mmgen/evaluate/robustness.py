@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from torch.nn import functional as F
 
 from mmgen.batches import Batch
 from mmgen.evaluate import scores
-from mmgen.evaluate.intervals import wilson
+from mmgen.evaluate.label_head import rightness
 from mmgen.evaluate.measure import FEWEST, ROWS
 from mmgen.evaluate.retrieval import groups, recall_at
 from mmgen.evaluate.scores import Score, score
@@ -87,8 +86,8 @@ def subsets(slots: Sequence[str]) -> Iterator[tuple[str, ...]]:
 def robustness(fusion: Fusion, real: Batch, seed: int) -> list[Score]:
     """The table's rows: for each subset of slots, over the samples that have all of it, and each disturbance.
 
-    `label_accuracy` where there is a head for class indices; `subset_recall_at_1` of the other slots together, over
-    the samples that have one. The gallery is clean; an attack is made for each question by itself.
+    `label_accuracy` where there is a label head, of numbers `mean_absolute_error`; `subset_recall_at_1` of the other
+    slots together, over the samples that have one. The gallery is clean; an attack is made for each question by itself.
     """
     clean = Disturbance("", slot_embeddings(fusion, real))
     under = [clean]
@@ -97,20 +96,17 @@ def robustness(fusion: Fusion, real: Batch, seed: int) -> list[Score]:
         under.append(Disturbance(f"_noise_{level:g}", e_BSD))
     under += [Disturbance(f"_pgd_{attack.epsilon:g}", clean.e_BSD, attack) for attack in ATTACKS]
     alike = {slot: groups([value]) for slot, value in real.values.items() if slot in fusion.slots}
-    table = _Table(fusion, real.labels_B, fusion.mask(real), clean.e_BSD, alike, seed)
+    table = _Table(fusion, *fusion.truth(real), fusion.mask(real), clean.e_BSD, alike, seed)
     asked = [slot for number, slot in enumerate(fusion.slots) if bool(table.mask_BS[:, number].any())]
     return [row for given in subsets(asked) for each in under for row in table.rows(each, given)]
-
-
-def knows_classes(fusion: Any) -> bool:
-    """Whether a fusion model has a head for class indices."""
-    return isinstance(fusion, Fusion) and fusion.head is not None and fusion.target is None
 
 
 @dataclass(frozen=True)
 class _Table:
     fusion: Fusion
-    labels_B: Tensor
+    #: of each sample, in the form of the head's targets, and which samples have it
+    wanted: Tensor
+    known_B: Tensor
     mask_BS: Tensor
     clean_BSD: Tensor
     #: slot → group numbers (B,) of equal values
@@ -124,19 +120,19 @@ class _Table:
         return self._labels(each, given, whole_B, chosen_S) + self._partners(each, given, whole_B, chosen_S)
 
     def _labels(self, each: Disturbance, given: tuple[str, ...], whole_B: Tensor, chosen_S: Tensor) -> list[Score]:
-        rows = (whole_B & (self.labels_B >= 0)).nonzero()[:, 0]
-        if not knows_classes(self.fusion) or len(rows) == 0:
+        rows, head = (whole_B & self.known_B).nonzero()[:, 0], self.fusion.head
+        if head is None or len(rows) == 0:
             return []
-        labels, given_BS = self.labels_B[rows], chosen_S.expand(len(rows), -1)
+        wanted, given_BS = self.wanted[rows], chosen_S.expand(len(rows), -1)
 
         def wrong(e_BSD: Tensor) -> Tensor:
-            return F.cross_entropy(self.fusion.logits(self.fusion.fuse(e_BSD, given_BS)), labels, reduction="sum")
+            return head.losses(self.fusion.logits(self.fusion.fuse(e_BSD, given_BS)), wanted).sum()
 
         moved_BSD = self._moved(each, rows, given_BS, wrong, given)
         with torch.no_grad():
-            right = self.fusion.logits(self.fusion.fuse(moved_BSD, given_BS)).argmax(1) == labels
-        found = wilson(int(right.sum()), len(rows))
-        return [score(scores.LABEL_ACCURACY + each.name, given, [], "fusion", found)]
+            guess = head.guess(self.fusion.logits(self.fusion.fuse(moved_BSD, given_BS)))
+        metric, found = rightness(self.fusion.target, guess, wanted)
+        return [score(metric + each.name, given, [], "fusion", found)]
 
     def _partners(self, each: Disturbance, given: tuple[str, ...], whole_B: Tensor, chosen_S: Tensor) -> list[Score]:
         rest_BS = self.mask_BS & ~chosen_S

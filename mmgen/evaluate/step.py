@@ -46,7 +46,8 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -
     court = Court.of(store, inputs["codecs"], device)
     maker = Maker.load(store, inputs["codecs"], inputs["fusion"], inputs["generator"], device)
     examiner = Examiner(
-        config.evaluate, maker, court.panel, listener_for(maker.codecs.labels), reading.reader(), runtime
+        config.evaluate, maker, court.panel, listener_for(maker.codecs.labels), reading.reader(), runtime,
+        dict(court.not_judged),
     )  # fmt: skip
     training = _training(store, inputs["generator"], examiner)
     held_out = court.evalset.facts.get("heldout")
@@ -91,11 +92,15 @@ def _role(split: str) -> str:
 
 @dataclass(frozen=True)
 class Court:
-    """The evaluation set and the judges that codecs were fitted beside."""
+    """The evaluation set and the judges that codecs were fitted beside.
+
+    not_judged: "coherence of <slot>" → why its modality's judge cannot look at it.
+    """
 
     evalset: Artifact
     judges: Artifact
     panel: Panel
+    not_judged: dict[str, str]
 
     @classmethod
     def of(cls, store: Store, codecs: Artifact, device: torch.device) -> Court:
@@ -103,13 +108,16 @@ class Court:
         evalset, judges = (_named(store, codecs, role) for role in ("evalset", "judges"))
         slots: dict[str, Modality] = codecs.facts["slots"]
         names = codec_names(read_slots(codecs.config["slots"]))
+        judged = judges.facts["judges"]
+        # slots of another size than their modality's judge looks at
+        others = [slot for slot, modality in slots.items() if modality in judged and names[slot] != modality]
         panel = Panel(
-            # slots of another size than their modality's judge looks at have none
-            {slot: modality for slot, modality in slots.items() if names[slot] == modality},
+            {slot: modality for slot, modality in slots.items() if slot not in others},
             dict(load_judges(store, judges, device)),
-            {modality: f"{modality}@{judges.version}" for modality in judges.facts["judges"]},
+            {modality: f"{modality}@{judges.version}" for modality in judged},
         )
-        return cls(evalset, judges, panel)
+        why = "not run: the {} judge looks at slots of another size"
+        return cls(evalset, judges, panel, {f"coherence of {slot}": why.format(slots[slot]) for slot in others})
 
 
 def _training(store: Store, generator: Artifact, examiner: Examiner) -> Training | None:

@@ -138,6 +138,18 @@ class Fusion(nn.Module):
             raise ConfigError("fusion: this model was trained without labels, so it has no label head")
         return self.head.logits(e_BD)
 
+    def truth(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What the head should say of each row, in the form of its targets (see Head), and which rows (B,) have it.
+
+        Class indices are the batch's own; anything else is in its slot TARGET, and not known where it has none.
+        """
+        if self.target is None:
+            return batch.labels_B.clamp_min(0), batch.labels_B >= 0
+        if TARGET not in batch.values:
+            nothing_BK = torch.zeros(len(batch), self.target.width, device=batch.weights_B.device)
+            return nothing_BK, nothing_BK[:, 0].bool()
+        return batch.values[TARGET], batch.masks[TARGET].any(1)
+
     # ------------------------------------------------------------ training
 
     def loss(self, batch: Batch, rng: torch.Generator | None = None) -> dict[str, Tensor]:
@@ -203,10 +215,7 @@ class Fusion(nn.Module):
 
     def _label(self, head: Head, views: list[tuple[Tensor, Tensor]], batch: Batch) -> tuple[Tensor, Tensor]:
         """The head's loss and how right it is, means over the labelled rows of all views but the last."""
-        if self.target is None:
-            target, labelled_B = batch.labels_B.clamp_min(0), batch.labels_B >= 0
-        else:
-            target, labelled_B = batch.values[TARGET], batch.masks[TARGET].any(1)
+        target, labelled_B = self.truth(batch)
         counted_N = torch.cat([has_B & labelled_B for _, has_B in views[:-1]])
         wanted = target.repeat(len(views) - 1, *[1] * (target.dim() - 1))
         logits_NK = self.logits(torch.cat([e_BD for e_BD, _ in views[:-1]]))

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
-from mmgen.batches import Samples
+from mmgen.batches import Batch, Samples
 from mmgen.errors import ConfigError
 from mmgen.features import SlotLayout, SlotRows
 from mmgen.fusion.heads import NONE
@@ -98,6 +99,18 @@ def with_targets(samples: Samples, target: Target) -> Samples:
         more = SlotRows.stack(rows, layout)
         shards.append(replace(shard, layouts={**shard.layouts, TARGET: layout}, slots={**shard.slots, TARGET: more}))
     return Samples(shards, samples.label_names, samples.drawn_with)
+
+
+def batch_with_targets(batch: Batch, target: Target, labels: Sequence[str | None]) -> Batch:
+    """The same batch with its rows' targets in the slot `TARGET`, of the labels as the source says them."""
+    rows = [None if label is None else target.row(label, key) for label, key in zip(labels, batch.keys, strict=True)]
+    nothing = np.zeros(target.width, np.float32)
+    wanted = torch.from_numpy(np.stack([nothing if row is None else row for row in rows]))
+    there_B1 = torch.tensor([[row is not None] for row in rows])
+    device = batch.weights_B.device
+    return replace(
+        batch, values={**batch.values, TARGET: wanted.to(device)}, masks={**batch.masks, TARGET: there_B1.to(device)}
+    )
 
 
 def labels_of(samples: Samples) -> tuple[list[str | None], list[str]]:

@@ -9,7 +9,11 @@ from mmgen.report import plots
 from mmgen.report.score_tables import Score
 
 #: metric → what its plot is called; with labels the first, else the second
-READ = {"label_accuracy": "label accuracy", "subset_recall_at_1": "recall@1 of the rest"}
+READ = {
+    "label_accuracy": "label accuracy",
+    "mean_absolute_error": "mean absolute error",
+    "subset_recall_at_1": "recall@1 of the rest",
+}
 #: end of a metric's name → (title, axis)
 UNDER = {
     "noise": ("Fusion under noise", "noise [standard deviations]"),

@@ -140,6 +140,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "recall_at_10": ("Fusion: recall@10", "is among the ten nearest"),
     "zero_shot": ("Fusion: zero-shot", "share of real samples whose nearest class prompt is that of their class"),
     "label_accuracy": ("Fusion: label head", "share of real samples whose class it names, from each subset of inputs"),
+    "mean_absolute_error": ("Fusion: label head", "mean absolute error of the number, from each subset of inputs"),
     "class_f1": ("Fusion: F1 of each class", "harmonic mean of precision and recall"),
     "calibration_error": ("Fusion: calibration error", "mean distance of confidence from accuracy, bins of equal mass"),
     "calibration_error_tempered": ("Fusion: calibration error, tempered", "after a temperature from the other half"),

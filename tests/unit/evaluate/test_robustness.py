@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from mmgen.evaluate.robustness import noisy, robustness, subsets, without_tokens
 from mmgen.evaluate.scores import Score, to_parquet
 from mmgen.fusion.attack import Attack
 from mmgen.fusion.fusion import Fusion
+from mmgen.fusion.targets import batch_with_targets, read_targets
 from tests.unit.fusion.test_fusion import batch, make, without
 
 SINGLES = ("picture", "sound", "question")
@@ -126,6 +127,43 @@ def test_classes_are_scored_from_all_that_a_sample_has() -> None:
     assert rows == {
         (f"class_{name}", f"fusion:{label}"): 1.0 for name in ("precision", "recall", "f1") for label in LABELS
     }
+
+
+@functools.cache
+def learned_targets(kind: str) -> tuple[Fusion, Batch]:
+    """Eight samples by heart whose labels are sets, or numbers in units of two and a half."""
+    said = [
+        f"{LABELS[n % 4]}|{LABELS[(n + 1 + n // 4) % 4]}" if kind == "multi_label" else str(2.5 * n) for n in range(8)
+    ]
+    target = read_targets(kind, said, list("abcdefgh"))
+    fusion = make(classes=target.outputs, augment=False, target=asdict(target))
+    whole = batch_with_targets(batch(), target, said)
+    optimiser = torch.optim.Adam(fusion.parameters(), lr=3e-3)
+    for step in range(150):
+        optimiser.zero_grad()
+        fusion.loss(whole, torch.Generator().manual_seed(step))["loss"].backward()
+        optimiser.step()
+    return fusion.eval().requires_grad_(False), whole
+
+
+@pytest.mark.parametrize("kind", ["multi_label", "regression"])
+def test_labels_that_are_sets_or_numbers_are_scored_from_every_subset(kind: str) -> None:
+    fusion, whole = learned_targets(kind)
+    rows = by_name(fusion_scores(fusion, whole, (), seed=0))
+    metric = {"multi_label": "label_accuracy", "regression": "mean_absolute_error"}[kind]
+    assert len([1 for name, _ in rows if name == metric]) == 7
+    clean, noisiest = (sum(rows[metric + end, each].value for each in SINGLES) for end in ("", "_noise_1"))
+    if kind == "multi_label":
+        assert clean == 3.0 > noisiest
+        classes = {row.judge: row.value for row in class_scores(fusion, whole, (), seed=0) if row.metric == "class_f1"}
+        assert classes == {f"fusion:{label}": 1.0 for label in LABELS}
+    else:
+        # in the labels' own unit, whose standard deviation is 5.7
+        assert clean / 3 < 1.5 < noisiest / 3
+    # one whose label is not known is not asked
+    unknown = batch_with_targets(batch(), fusion.target, [None, *["1"] * 7])
+    assert by_name(robustness(fusion, unknown, seed=0))[metric, "sound"].n == 7
+    assert metric not in {row.metric for row in robustness(fusion, batch(), seed=0)}
 
 
 def test_a_model_without_a_head_is_asked_for_no_class() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 
 from data_schemas.scores import Scores
 from mmgen import artifact as artifacts
@@ -17,7 +19,7 @@ from mmgen.errors import IntegrityError
 from mmgen.evaluate.config import FloorsConfig
 from mmgen.evaluate.exam import read_exam
 from mmgen.evaluate.scores import TOLD
-from mmgen.evaluate.step import evaluate, summary
+from mmgen.evaluate.step import Court, evaluate, summary
 from mmgen.maker import Maker
 from mmgen.runtime import Runtime
 from mmgen.store import Store
@@ -111,6 +113,19 @@ def test_what_the_recogniser_could_not_hear_is_counted_as_not_run(line: Line, mo
     made = scored(line)
     assert made.facts["not_run"] == {"recognised": "not run: not installed"}
     assert "recognised" not in set(table(line, made)["metric"])
+
+
+def test_a_slot_of_another_size_than_its_judge_looks_at_is_said_to_be_unjudged(line: Line) -> None:
+    codecs = line.made["fit"]
+    thumb = {**codecs.config["slots"]["image"], "size_px": 8}
+    more = replace(
+        codecs,
+        config={**codecs.config, "slots": {**codecs.config["slots"], "thumb": thumb}},
+        facts={**codecs.facts, "slots": {**codecs.facts["slots"], "thumb": "image"}},
+    )
+    court = Court.of(line.store, more, torch.device("cpu"))
+    assert court.not_judged == {"coherence of thumb": "not run: the image judge looks at slots of another size"}
+    assert set(court.panel.slots) == {"text", "image", "audio"}
 
 
 def test_with_the_recogniser_its_score_on_real_clips_stands_beside(line: Line) -> None:
