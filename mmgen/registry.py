@@ -267,6 +267,12 @@ def signature(slots: Mapping[str, str]) -> ModelSignature:
         ParamSpec("pairs", DataType.string, ""),
         ParamSpec("negative", DataType.string, ""),
         ParamSpec("strength", real, -1.0),
+        ParamSpec("shift", real, 1.0),
+        ParamSpec("temperature", real, -1.0),
+        ParamSpec("top_k", whole, -1),
+        ParamSpec("top_p", real, -1.0),
+        ParamSpec("beams", whole, -1),
+        ParamSpec("prefix", DataType.string, ""),
     ]
     return ModelSignature(inputs=Schema(columns), params=ParamSchema(params))
 

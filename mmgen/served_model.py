@@ -26,10 +26,11 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined
 
     model_input: one column per slot: text as a string, image and audio as the bytes of a file; an empty cell is a slot
     that is not given. params: to (slots joined by commas; none: all that are not given), num (samples per row),
-    guidance, steps (negative: the package's own), seed, and, as Model.generate has them, sampler, pairs
-    (GIVEN:MADE=NUMBER, one a line), negative (NAME=VALUE, one a line), strength (negative: nothing is varied). The
-    answer is a table with `row` (number of the condition, from 0), `sample` (0 … num-1) and a column per slot of `to`:
-    text as a string, image as the bytes of a PNG, audio as those of a WAV.
+    guidance, steps (negative: the package's own), seed, and, as Model.generate has them, sampler, shift, pairs
+    (GIVEN:MADE=NUMBER, one a line), negative (NAME=VALUE, one a line), strength (negative: nothing is varied),
+    temperature, top_k, top_p, beams (negative: the package's own) and prefix (NAME=VALUE, one a line). The answer is a
+    table with `row` (number of the condition, from 0), `sample` (0 … num-1) and a column per slot of `to`: text as a
+    string, image as the bytes of a PNG, audio as those of a WAV.
     """
 
     def load_context(self, context: Any) -> None:
@@ -43,15 +44,14 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined
         if table.empty:
             raise ConfigError(f"model_input: wanted a row and a column of {', '.join(self.model.slots)}; came none")
         to = tuple(slot.strip() for slot in str(asked.get("to") or "").split(",") if slot.strip())
-        guidance, steps = float(asked.get("guidance", AS_PACKAGED)), int(asked.get("steps", AS_PACKAGED))
-        strength = float(asked.get("strength", AS_PACKAGED))
         how = asking.Asked(
-            guidance=None if guidance < 0 else guidance,
-            steps=None if steps < 0 else steps,
+            **{name: _number(asked, name, float) for name in ("guidance", "strength", "temperature", "top_p")},
+            **{name: _number(asked, name, int) for name in ("steps", "top_k", "beams")},
             sampler=str(asked.get("sampler") or "") or None,
+            shift=float(asked.get("shift", 1.0)),
             pairs=asking.read_guidance(_words(asked.get("pairs")), "pairs")[1],
             negative=asking.read_named(_words(asked.get("negative")), "negative"),
-            strength=None if strength < 0 else strength,
+            prefix=asking.read_named(_words(asked.get("prefix")), "prefix"),
         )
         return pd.DataFrame(
             generate.rows(
@@ -66,6 +66,12 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined
                 seed=int(asked.get("seed", 0)),
             )
         )
+
+
+def _number(asked: Mapping[str, Any], name: str, kind: type[int] | type[float]) -> Any:
+    """A parameter's number, None for the package's own."""
+    found = kind(asked.get(name, AS_PACKAGED))
+    return None if found < 0 else found
 
 
 def _words(lines: Any) -> list[str]:

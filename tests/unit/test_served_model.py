@@ -25,13 +25,16 @@ asked = pd.DataFrame({"text": ["one", None], "image": [None, image]})
 made = model.predict(asked, params={"to": "audio,text,image", "num": 2, "seed": 3, "steps": 2})
 led = model.predict(pd.DataFrame({"text": ["one"]}), params={
     "to": "audio", "steps": 3, "sampler": "heun", "pairs": "text:audio=4.0", "negative": "text=two", "seed": 3,
+    "shift": 2.0,
 })
 said = model.predict(pd.DataFrame({"image": [image]}), params={"steps": 2})
-refused = None
-try:
-    model.predict(pd.DataFrame({"txt": ["one"]}))
-except Exception as error:
-    refused = str(error)
+refused = []
+for table, params in (({"txt": ["one"]}, {}), ({"image": [image]}, {"to": "text", "prefix": "text=t"}),
+                      ({"image": [image]}, {"to": "text", "top_k": 0})):
+    try:
+        model.predict(pd.DataFrame(table), params=params)
+    except Exception as error:
+        refused.append(str(error))
 print(json.dumps({
     "rows": made[["row", "sample"]].to_dict("list"),
     "audio": [hashlib.sha256(each).hexdigest() for each in made["audio"]],
@@ -64,12 +67,16 @@ def test_a_fresh_process_loads_it_from_mlflow_alone_and_makes_the_same_bytes(reg
     assert told["starts"] == ["\x89PNG", "RIFF"]
     assert told["text"] == "str"
     assert told["default"] == ["audio", "row", "sample", "text"]
-    assert "wanted a row and a column of" in told["refused"]
+    assert len(told["refused"]) == 3
+    assert "wanted a row and a column of" in told["refused"][0]
+    # this model has no use for them, so that they arrived shows in what it says of them
+    assert "prefix: this model makes whole texts at once" in told["refused"][1]
+    assert "top_k: wanted 1 or more" in told["refused"][2]
     model = generate.load("digits@champion", registered)
     given = [{"text": "one"}, {"image": image.read_bytes()}]
     here = generate.rows(model, given, to=("audio", "text", "image"), num=2, asked=Asked(steps=2), seed=3)
     assert told["audio"] == [sha256(row["audio"]) for row in here]
-    asked = {"pairs": {("text", "audio"): 4.0}, "negative": {"text": "two"}, "sampler": "heun", "steps": 3}
+    asked = {"pairs": {("text", "audio"): 4.0}, "negative": {"text": "two"}, "sampler": "heun", "steps": 3, "shift": 2.0}
     assert told["led"] == sha256(model.generate(text="one", to="audio", seed=3, **asked)["audio"][0])
 
 
