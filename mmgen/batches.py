@@ -47,6 +47,11 @@ class Batch:
         """Rows start:stop, as views."""
         return self._each(lambda tensor: tensor[start:stop], self.keys[start:stop])
 
+    def presence(self, slots: Sequence[str]) -> Tensor:
+        """Which of these slots each row has, (B, S) bool; one that the batch does not name is absent."""
+        nothing_B = torch.zeros(len(self), dtype=torch.bool, device=self.weights_B.device)
+        return torch.stack([self.masks[slot].any(1) if slot in self.values else nothing_B for slot in slots], dim=1)
+
     def take(self, places: Tensor) -> Batch:
         """The rows at these places (N,), which may repeat."""
         return self._each(lambda tensor: tensor[places], [self.keys[place] for place in places.tolist()])

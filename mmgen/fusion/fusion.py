@@ -96,10 +96,7 @@ class Fusion(nn.Module):
 
     def mask(self, batch: Batch) -> Tensor:
         """Presence (B, S) bool, slots in this module's order; a slot that the batch does not name is absent."""
-        nothing_B = torch.zeros(len(batch), dtype=torch.bool, device=batch.weights_B.device)
-        return torch.stack(
-            [batch.masks[slot].any(1) if slot in batch.values else nothing_B for slot in self.slots], dim=1
-        )
+        return batch.presence(self.slots)
 
     def slot_embeddings(self, batch: Batch) -> Tensor:
         """Each slot of a batch of `tensors` by itself, (B, S, D) float32; zeros where it is absent."""

@@ -23,10 +23,10 @@ from torch.nn import functional as F
 
 from mmgen.adversarial import Looks, play
 from mmgen.batches import Batch
-from mmgen.errors import ConfigError, unknown_name
+from mmgen.errors import ConfigError
 from mmgen.generators.joint_flow import embedding_key
 from mmgen.generators.roles import ABSENT, GIVEN, ROLES, TARGET, draw_roles
-from mmgen.generators.sampling import Sampling
+from mmgen.generators.sampling import Sampling, made_together
 
 # under a square root, whose slope at 0 is infinite
 TINY = 1e-8
@@ -150,7 +150,7 @@ class AdversarialGenerator(nn.Module):
     def draw(self, batch: Batch, rng: torch.Generator | None = None) -> Draw:
         """Roles, conditions and two draws for them, for a batch as in `loss`."""
         roles_BS = draw_roles(
-            self._present(batch), joint_share=self.joint_share, given_share=self.given_share,
+            batch.presence(self.slots), joint_share=self.joint_share, given_share=self.given_share,
             absent_share=self.absent_share, rng=rng,
         )  # fmt: skip
         real_BN, there_BN = self._latents(batch)
@@ -169,12 +169,6 @@ class AdversarialGenerator(nn.Module):
         parts = torch.split(wanted_BN.float(), self.sizes, dim=1)
         weight_BN = torch.cat([part / part.sum(1, keepdim=True).clamp_min(1) for part in parts], dim=1)
         return weight_BN / weight_BN.sum(1, keepdim=True).clamp_min(TINY)
-
-    def _present(self, batch: Batch) -> Tensor:
-        """(B, S) bool."""
-        nothing_B = torch.zeros(len(batch), dtype=torch.bool, device=batch.weights_B.device)
-        rows = [batch.masks[slot].any(1) if slot in batch.values else nothing_B for slot in self.slots]
-        return torch.stack(rows, dim=1)
 
     def _spread(self, is_BS: Tensor) -> Tensor:
         """What is said of slots (B, S), of each of their numbers (B, N)."""
@@ -242,20 +236,16 @@ class AdversarialGenerator(nn.Module):
 
         Raises ConfigError for an unknown or repeated slot, or none at all.
         """
-        if not to or len(set(to)) < len(to):
-            raise ConfigError(f"to: wanted slots, each once, came {', '.join(to) or 'none'}")
-        for slot in to:
-            if slot not in self.shapes:
-                raise ConfigError(unknown_name("slot", slot, self.slots))
-        roles_BS = torch.where(self._present(given), GIVEN, ABSENT)
-        for slot in to:
+        targets = made_together(to, self.slots)
+        roles_BS = torch.where(given.presence(self.slots), GIVEN, ABSENT)
+        for slot in targets:
             roles_BS[:, self.slots.index(slot)] = TARGET
         z_BN, _ = self._latents(given)
         known_BK = self._known(z_BN, self._embeddings(given), roles_BS)
         made = self(known_BK, self._noise(len(given), rng, known_BK.device)).split(self.sizes, dim=1)
         return {
             slot: part.unflatten(1, shape)
-            for (slot, shape), part in zip(self.shapes.items(), made, strict=True) if slot in to
+            for (slot, shape), part in zip(self.shapes.items(), made, strict=True) if slot in targets
         }  # fmt: skip
 
     def _noise(self, count: int, rng: torch.Generator | None, device: torch.device) -> Tensor:

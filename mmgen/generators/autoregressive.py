@@ -137,19 +137,13 @@ class Autoregressive(nn.Module):
                 keeps.append(keep_BT)
         return [torch.cat(parts, dim=1), torch.cat(keeps, dim=1)]
 
-    def _present(self, batch: Batch) -> Tensor:
-        """(B, S) bool."""
-        nothing_B = torch.zeros(len(batch), dtype=torch.bool, device=batch.weights_B.device)
-        rows = [batch.masks[slot].any(1) if slot in batch.values else nothing_B for slot in self.slots]
-        return torch.stack(rows, dim=1)
-
     def _number(self, target: str, batch: Batch) -> Tensor:
         """The number of a target, for every row (B,)."""
         return torch.full_like(batch.labels_B, self.targets.index(target))
 
     def _others(self, batch: Batch, to: Sequence[str]) -> Tensor:
         """(B, S) bool: what is present and not to be made."""
-        given_BS = self._present(batch)
+        given_BS = batch.presence(self.slots)
         given_BS[:, [self.slots.index(slot) for slot in to]] = False
         return given_BS
 
@@ -168,7 +162,7 @@ class Autoregressive(nn.Module):
         target_B = lots_BG.argmax(1)
         ids_BGL = torch.stack([batch.values[key] for key in keys], dim=1).masked_fill(~has_BG[..., None], PAD)
         ids_BL = ids_BGL[torch.arange(len(batch), device=target_B.device), target_B]
-        given_BS = self._drawn(self._present(batch), target_B, rng)
+        given_BS = self._drawn(batch.presence(self.slots), target_B, rng)
         logits_BLV = self.decoder(*self._prefix(batch, target_B, given_BS, rng), ids_BL[:, :-1], rng)
         each_BL = F.cross_entropy(logits_BLV.transpose(1, 2), ids_BL[:, 1:], reduction="none")
         counts_BL = ids_BL[:, 1:] != PAD

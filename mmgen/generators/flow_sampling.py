@@ -15,10 +15,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from mmgen.errors import ConfigError, unknown_name
+from mmgen.errors import ConfigError
 from mmgen.generators.roles import ABSENT, GIVEN, TARGET
 from mmgen.generators.samplers import Sampler, State, Velocity, ahead, euler, invert, sampler, schedule, slerp
-from mmgen.generators.sampling import Sampling, Steering
+from mmgen.generators.sampling import Sampling, Steering, made_together
 
 # (x_t, t_BS, roles_BS, embeddings) → dx_t of every slot
 Network = Callable[[State, Tensor, Tensor, State], State]
@@ -73,7 +73,7 @@ class FlowSampling:
         weights that are no weights, a start that some made slot lacks.
         """
         led = steering or Steering()
-        targets = self._targets(to)
+        targets = made_together(to, self.slots)
         _check(led, targets, mix)
         branches = [(weight, self._without(condition, targets)) for weight, condition in mix]
         away = None if negative is None else self._without(negative, targets)
@@ -95,7 +95,7 @@ class FlowSampling:
         arc between them (`slerp`), and the same solver makes latents of it. given: one row, of the other slots.
         how: its steps, shift and guidance; nothing is drawn.
         """
-        targets, times = self._targets(tuple(one)), schedule(how.steps, how.shift)
+        targets, times = made_together(tuple(one), self.slots), schedule(how.steps, how.shift)
         given = self._without(given, targets)
         sizes = [math.prod(self.shapes[slot]) for slot in targets]
         ends = {slot: torch.cat([one[slot], other[slot]]) for slot in targets}
@@ -175,14 +175,6 @@ class FlowSampling:
         return self.network({**given.latents, **x}, t_BS, roles_BS, given.embeddings)
 
     # ------------------------------------------------------------ what it starts from
-
-    def _targets(self, to: Sequence[str]) -> tuple[str, ...]:
-        if not to or len(set(to)) < len(to):
-            raise ConfigError(f"to: wanted slots, each once, came {', '.join(to) or 'none'}")
-        for slot in to:
-            if slot not in self.shapes:
-                raise ConfigError(unknown_name("slot", slot, self.slots))
-        return tuple(slot for slot in self.slots if slot in to)
 
     def _without(self, condition: Condition, targets: Sequence[str]) -> Condition:
         return condition.only([slot for slot in self.slots if slot not in targets], self.slots)

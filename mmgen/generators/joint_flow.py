@@ -117,7 +117,7 @@ class JointFlow(nn.Module):
         `embedding_key(slot)`, fusion embeddings (B, 1, E). Rows of weight 0 count nothing.
         """
         masks = {slot: batch.masks[slot] for slot in self.slots if slot in batch.values}
-        present_BS = self._present(batch)
+        present_BS = batch.presence(self.slots)
         roles_BS = draw_roles(
             present_BS, joint_share=self.joint_share, given_share=self.given_share,
             absent_share=self.absent_share, rng=rng,
@@ -144,12 +144,6 @@ class JointFlow(nn.Module):
         count = sum((weight for _, weight in each.values()), start=torch.zeros((), device=t_BS.device))
         shown = {f"loss_{slot}": (error / weight.clamp_min(1e-8)).detach() for slot, (error, weight) in each.items()}
         return {"loss": total / count.clamp_min(1e-8), **shown}
-
-    def _present(self, batch: Batch) -> Tensor:
-        """(B, S) bool."""
-        nothing_B = torch.zeros(len(batch), dtype=torch.bool, device=batch.weights_B.device)
-        rows = [batch.masks[slot].any(1) if slot in batch.values else nothing_B for slot in self.slots]
-        return torch.stack(rows, dim=1)
 
     def _embeddings(self, batch: Batch) -> State:
         """Slot to (B, E), zeros where a row has none."""
@@ -218,7 +212,7 @@ class JointFlow(nn.Module):
             slot: batch.values[slot].float().masked_fill(~batch.masks[slot][..., None], 0.0)
             for slot in self.slots if slot in batch.values
         }  # fmt: skip
-        return Condition(latents, self._present(batch), self._embeddings(batch))
+        return Condition(latents, batch.presence(self.slots), self._embeddings(batch))
 
 
 def _named_as_before(_: nn.Module, state: dict[str, Tensor], prefix: str, *__: object) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from mmgen.batches import Batch
-from mmgen.errors import ConfigError
+from mmgen.errors import ConfigError, unknown_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,16 @@ class Sampling:
         """With what `defaults` says of how texts are written where this says nothing."""
         names = ("temperature", "top_k", "top_p", "beams")
         return replace(self, **{name: getattr(defaults, name) for name in names if getattr(self, name) is None})
+
+
+def made_together(to: Sequence[str], slots: Sequence[str]) -> tuple[str, ...]:
+    """The slots `to` in the order of `slots`. Raises ConfigError for an unknown or repeated one, or none at all."""
+    if not to or len(set(to)) < len(to):
+        raise ConfigError(f"to: wanted slots, each once, came {', '.join(to) or 'none'}")
+    for slot in to:
+        if slot not in slots:
+            raise ConfigError(unknown_name("slot", slot, slots))
+    return tuple(slot for slot in slots if slot in to)
 
 
 @dataclass(frozen=True)

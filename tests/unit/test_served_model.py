@@ -76,7 +76,13 @@ def test_a_fresh_process_loads_it_from_mlflow_alone_and_makes_the_same_bytes(reg
     given = [{"text": "one"}, {"image": image.read_bytes()}]
     here = generate.rows(model, given, to=("audio", "text", "image"), num=2, asked=Asked(steps=2), seed=3)
     assert told["audio"] == [sha256(row["audio"]) for row in here]
-    asked = {"pairs": {("text", "audio"): 4.0}, "negative": {"text": "two"}, "sampler": "heun", "steps": 3, "shift": 2.0}
+    asked = {
+        "pairs": {("text", "audio"): 4.0},
+        "negative": {"text": "two"},
+        "sampler": "heun",
+        "steps": 3,
+        "shift": 2.0,
+    }
     assert told["led"] == sha256(model.generate(text="one", to="audio", seed=3, **asked)["audio"][0])
 
 
