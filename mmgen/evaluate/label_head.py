@@ -36,7 +36,7 @@ def rightness(target: Target | None, guess: Tensor, wanted: Tensor) -> tuple[str
 
 
 def class_rows(
-    target: Target | None, names: Sequence[str], out_NK: Tensor, wanted: Tensor, guess: Tensor, given: Sequence[str],
+    target: Target | None, names: Sequence[str], out_NK: Tensor, wanted: Tensor, guess: Tensor, given: list[str],
     seed: int, judge: str,
 ) -> list[Score]:  # fmt: skip
     """Precision, recall and F1 of each class, and of class indices the calibration; nothing of numbers.
