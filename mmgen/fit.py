@@ -129,11 +129,12 @@ class _Fit:
         train = self._split(plan, "train")
         if train is None:
             raise ConfigError("fit: wanted training samples, the dataset has none")
+        validation = self._split(plan, "validation")
         tokenizer = Tokenizer.from_json(self.store.read(words[0].path)) if words else None
         hows = preprocesses(read_slots(self.slots), tokenizer)
         for codec, slots in self.by_codec.items():
             basis = parts[0].record["fingerprint"] if hows[slots[0]].modality == "text" else None
-            parts.append(self._codec(codec, slots, hows[slots[0]], train, basis))
+            parts.append(self._codec(codec, slots, hows[slots[0]], (train, validation), basis))
         sounds = self.config.codecs.audio
         if (
             "audio" in self.by_modality
@@ -149,12 +150,13 @@ class _Fit:
             self.config, self.dataset, self.runtime, self.bench, hows, judged, self.labels, basis, train, test
         )
         evalset = fit_evalset(self.config, self.dataset, self.runtime, judges)
-        return self._commit(parts, plan, train, judges, evalset)
+        return self._commit(parts, train if validation is None else validation, judges, evalset)
 
     def _split(self, plan: Plan, split: str) -> Samples | None:
         return _samples(self.runtime, self.dataset, plan, split, self.labels)
 
-    def _commit(self, parts: list[_Part], plan: Plan, train: Samples, judges: Artifact, evalset: Artifact) -> Artifact:
+    def _commit(self, parts: list[_Part], shown: Samples, judges: Artifact, evalset: Artifact) -> Artifact:
+        """shown: what is reconstructed for the report."""
         for part in parts:
             for entry in part.files:
                 self.draft.adopt(entry)
@@ -168,9 +170,8 @@ class _Fit:
             slots=self.slots, made=made, scale=scale, weights=weights,
             tokenizer=self.store.read(words[0].path) if words else None, labels=self.labels,
         ).to(self.device)  # fmt: skip
-        shown = self._split(plan, "validation")
         judged = load_judges(self.store, judges, self.device)
-        found = reconstruction(codecs, train if shown is None else shown, judged, self.device)
+        found = reconstruction(codecs, shown, judged, self.device)
         facts = {
             "slots": {slot: settings["modality"] for slot, settings in self.slots.items()},
             "labels": list(self.labels) or None,
@@ -244,7 +245,11 @@ class _Fit:
         entry = self._put(f"tokenizer-{sha256(data)[:8]}.json", data, "tokenizer")
         return _Part("tokenizer", [entry], self._record(pin, why))
 
-    def _codec(self, codec: str, slots: list[str], how: Any, train: Samples, basis: str | None) -> _Part:
+    def _codec(
+        self, codec: str, slots: list[str], how: Any, data: tuple[Samples, Samples | None], basis: str | None
+    ) -> _Part:
+        """data: training samples, and validation samples if there are any."""
+        train, validation = data
         name, settings = f"codec:{codec}", getattr(self.config.codecs, how.modality)
         pretrained = isinstance(settings, PretrainedCodecConfig)
         declared = {slot: {k: v for k, v in self.slots[slot].items() if k != "column"} for slot in slots}
@@ -272,17 +277,18 @@ class _Fit:
         record = self._record(pin, why)
         if pretrained:
             spec, loaded = load_codec(settings, how)
-            data = weights_of(loaded)
-            files = [self._put(f"codec-{codec}-{sha256(data)[:8]}.safetensors", data, name)]
+            weights = weights_of(loaded)
+            files = [self._put(f"codec-{codec}-{sha256(weights)[:8]}.safetensors", weights, name)]
             network = loaded.to(self.device).eval().requires_grad_(False)
             scale = {slot: latent_scale(network, how, train.pooled([slot]), self.device) for slot in slots}
             return _Part(name, files, record, {"codec": codec, "spec": spec, "scale": scale})
         checkpoint = Checkpoint(self.store, record["fingerprint"], settings.train.keep_last)
         spec, trained = fit_codec(
-            self.bench, settings, how, train.pooled(slots), part_seed(self.config.seed, name), checkpoint
-        )
-        data = weights_of(trained.module)
-        files = [self._put(f"codec-{codec}-{sha256(data)[:8]}.safetensors", data, name)]
+            self.bench, settings, how, train.pooled(slots), part_seed(self.config.seed, name), checkpoint,
+            None if validation is None else validation.pooled(slots),
+        )  # fmt: skip
+        weights = weights_of(trained.module)
+        files = [self._put(f"codec-{codec}-{sha256(weights)[:8]}.safetensors", weights, name)]
         files.append(self._put(f"codec-{codec}.jsonl", history(trained), "history"))
         record |= {"steps": trained.steps, "skipped": trained.skipped}
         scale = {slot: latent_scale(trained.module, how, train.pooled([slot]), self.device) for slot in slots}

@@ -39,7 +39,7 @@ from mmgen.records import Modality
 from mmgen.runtime import Progress
 from mmgen.store import Store
 from mmgen.training.checkpoint import Checkpoint
-from mmgen.training.loop import Trained, seed_of, train
+from mmgen.training.loop import Callbacks, Trained, mean_loss, seed_of, train
 from mmgen.training.parallel import World
 
 CodecConfig = ImageCodecConfig | AudioCodecConfig | TextCodecConfig | AutoregressiveTextConfig
@@ -97,9 +97,13 @@ def codec_args(config: CodecConfig, how: Preprocess) -> dict[str, Any]:
 
 
 def fit_codec(
-    bench: Bench, config: CodecConfig, how: Preprocess, samples: Samples, seed: int, checkpoint: Checkpoint
-) -> tuple[dict[str, Any], Trained]:
-    """Train one codec on pooled samples. Returns what it is made with, {"kind", "args"}, and the training."""
+    bench: Bench, config: CodecConfig, how: Preprocess, samples: Samples, seed: int, checkpoint: Checkpoint,
+    validation: Samples | None = None,
+) -> tuple[dict[str, Any], Trained]:  # fmt: skip
+    """Train one codec on pooled samples. Returns what it is made with, {"kind", "args"}, and the training.
+
+    validation: pooled samples for `validate_steps`, by the loss that is trained.
+    """
     args = codec_args(config, how)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -111,10 +115,20 @@ def fit_codec(
         found: dict[str, Tensor] = learner.loss(batch.values[VALUE], rng)
         return found
 
+    def look(held: Any) -> float:
+        assert validation is not None
+        rows = Loader(
+            validation, batch_size=config.train.batch_size, to_value={VALUE: how.value},
+            indices=validation.having(VALUE), shuffle=False, device=bench.world.device,
+        )  # fmt: skip
+        return mean_loss(held, lambda batch, rng: held.loss(batch.values[VALUE], rng), rows, seed)
+
     loader = _loader(bench, samples, samples.having(VALUE), how, config.train.batch_size, seed)
+    looks = config.train.validate_steps and validation is not None and len(validation.having(VALUE))
     trained = train(
         learner, loss, loader, config.train, world=bench.world, seed=seed, what=f"codec:{how.modality}",
-        checkpoint=checkpoint, progress=bench.progress, profile=bench.profiles is not None,
+        checkpoint=checkpoint, callbacks=Callbacks(validate=look) if looks else None, progress=bench.progress,
+        profile=bench.profiles is not None,
     )  # fmt: skip
     bench.note(f"codec:{how.modality}", trained)
     return {"kind": config.kind, "args": args}, replace(trained, module=codec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,21 @@ def test_a_killed_fit_goes_on_and_ends_with_the_same_weights(line: Line) -> None
     assert {entry.role: entry.sha256 for entry in made.files} == wanted
     assert made.version == 1
     assert not store.walk("runs/checkpoints")
+
+
+@pytest.mark.parametrize("part", ["image", "text"])
+def test_a_codec_can_be_taken_from_its_best_look_at_the_validation_rows(line: Line, part: str) -> None:
+    # a rate at which the loss only rises: the first look is the best, and patience ends the training
+    train = {**TRAIN, "steps": 8, "learning_rate": 3.0, "schedule": "constant", "max_grad_norm": None}
+    watched = {**train, "validate_steps": 1, "take": "best", "patience": 2}
+    made = again(line, **changed(part, train=watched))
+    path = next(entry.path for entry in made.by_role("history") if entry.path.endswith(f"/codec-{part}.jsonl"))
+    rows = [json.loads(row) for row in line.store.read(path).decode().splitlines()]
+    looks = [row["validation"] for row in rows if "validation" in row]
+    assert len(looks) == made.facts["parts"][f"codec:{part}"]["steps"] == looks.index(min(looks)) + 3 < 8
+    # the look does not disturb what is learned: as many steps as the best look took give the same weights
+    best = again(line, **changed(part, train={**train, "steps": looks.index(min(looks)) + 1}))
+    assert made.file(f"codec:{part}").sha256 == best.file(f"codec:{part}").sha256
 
 
 def test_without_labels_judges_exist_and_hold_none(line: Line) -> None:
