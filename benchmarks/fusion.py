@@ -40,7 +40,8 @@ from mmgen.store import Store
 from mmgen.train import train_fusion
 
 RESULTS = Path(__file__).parent / "results" / "fusion"
-KINDS = ("concat", "gated", "low_rank", "cross_attention")
+TOKENS = "cross_attention_tokens"
+KINDS = ("concat", "gated", "low_rank", "cross_attention", TOKENS)
 FEATURES = {"tensors": "end to end", "latents": "frozen"}
 #: two-sided 95% of Student's t by degrees of freedom
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
@@ -85,7 +86,8 @@ def measure(prepared: Prepared, cell: Cell) -> pl.DataFrame:
     """Train a cell and score it on the test split."""
     config, store = prepared.config, prepared.runtime.store
     training = config.fusion.train.model_copy(update={"steps": cell.steps})
-    settings = {"kind": cell.kind, "features": cell.features, "train": training}
+    way = {"kind": "cross_attention", "tokens": True} if cell.kind == TOKENS else {"kind": cell.kind}
+    settings = {**way, "features": cell.features, "train": training}
     fusion = config.fusion.model_copy(update=settings)
     mine = config.model_copy(update={"fusion": fusion, "seed": cell.seed, "name": "bench"})
     inputs = {"features": prepared.made["extract"], "codecs": prepared.made["fit"]}

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from mmgen.codecs.text import PAD
 from mmgen.errors import ConfigError
 from mmgen.records import Modality
 
@@ -45,8 +46,20 @@ class TokenEncoder(Encoder, ABC):
 
     #: ids to vectors of the width that `states` reads
     embed: nn.Embedding
+    #: what `states` gives of a token, and of a text, to `width`
+    project: nn.Linear
     #: the width of what `states` gives
     state_width: int
+
+    @property
+    def token_count(self) -> int:
+        return self.shape[0]
+
+    def token_features(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The projection of every token's state (B, L, D)."""
+        keep_BL = value != PAD
+        x_BLD: Tensor = self.project(self.states(self.embed(value), keep_BL))
+        return x_BLD.masked_fill(~keep_BL[..., None], 0.0), keep_BL
 
     @abstractmethod
     def tokens(self, value: Tensor) -> Tensor:

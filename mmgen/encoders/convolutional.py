@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import resnet18
@@ -49,11 +50,25 @@ class ConvEncoder(Encoder):
         self.project = nn.Linear(4 * base * GRID * GRID, width)
 
     def forward(self, value: Tensor) -> Tensor:
+        projected: Tensor = self.project(self._map(value).flatten(1))
+        return projected
+
+    @property
+    def token_count(self) -> int:
+        return GRID * GRID
+
+    def token_features(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """What each place of the grid adds to the vector (without its bias), row by row."""
+        map_BCT = self._map(value).flatten(2)
+        x_BTD = torch.einsum("bct,dct->btd", map_BCT, self.project.weight.unflatten(1, map_BCT.shape[1:]))
+        return x_BTD, torch.ones(x_BTD.shape[:2], dtype=torch.bool, device=x_BTD.device)
+
+    def _map(self, value: Tensor) -> Tensor:
+        """(B, C, GRID, GRID)."""
         if self.spectrum is not None:
             value = self.spectrum(value)
-        map_BCHW = value if value.dim() == 4 else value.unsqueeze(1)
-        projected: Tensor = self.project(self.trunk(map_BCHW).flatten(1))
-        return projected
+        out: Tensor = self.trunk(value if value.dim() == 4 else value.unsqueeze(1))
+        return out
 
 
 class ResNet18Encoder(Encoder):

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from mmgen.codecs.text import PAD
 from mmgen.encoders.base import Encoder, TokenEncoder, check_rank
 from mmgen.preprocess.wave_mel import WaveMel, is_waveform
 from mmgen.records import Modality
-
-PAD_ID = 0
 
 
 def _last_states(h_n: Tensor) -> Tensor:
@@ -31,19 +30,19 @@ class TextEncoder(TokenEncoder):
     def __init__(self, shape: tuple[int, ...], width: int = 256, hidden: int = 128, layers: int = 2) -> None:
         super().__init__(shape, width)
         check_rank(shape, "text (L, vocabulary)", 2)
-        self.embed = nn.Embedding(shape[1], hidden, padding_idx=PAD_ID)
+        self.embed = nn.Embedding(shape[1], hidden, padding_idx=PAD)
         self.lstm = nn.LSTM(hidden, hidden, num_layers=layers, batch_first=True, bidirectional=True)
         self.project = nn.Linear(2 * hidden, width)
         self.state_width = 2 * hidden
 
     def forward(self, value: Tensor) -> Tensor:
-        _, (h_n, _) = self._read(self.embed(value), value != PAD_ID)
+        _, (h_n, _) = self._read(self.embed(value), value != PAD)
         projected: Tensor = self.project(_last_states(h_n))
         return projected
 
     def tokens(self, value: Tensor) -> Tensor:
         x_BLW = self.embed(value)
-        return torch.cat([x_BLW, self.states(x_BLW, value != PAD_ID)], dim=-1)
+        return torch.cat([x_BLW, self.states(x_BLW, value != PAD)], dim=-1)
 
     def states(self, x_BLW: Tensor, keep_BL: Tensor) -> Tensor:
         """The last layer's two directions at each token (B, L, 2 × hidden); zeros for padding."""
@@ -78,10 +77,22 @@ class RowsEncoder(Encoder):
         self.project = nn.Linear(2 * hidden, width)
 
     def forward(self, value: Tensor) -> Tensor:
-        if self.spectrum is not None:
-            value = self.spectrum(value)
-        # image (B, C, H, W) → (B, H, C·W); mel (B, M, T) → (B, T, M)
-        steps = value.permute(0, 2, 1, 3).flatten(2) if value.dim() == 4 else value.transpose(1, 2)
-        _, (h_n, _) = self.lstm(steps)
+        _, (h_n, _) = self.lstm(self._steps(value))
         projected: Tensor = self.project(_last_states(h_n))
         return projected
+
+    @property
+    def token_count(self) -> int:
+        shape = self.spectrum.shape if self.spectrum is not None else self.shape
+        return shape[1]
+
+    def token_features(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The projection of the last layer's two directions at each row or frame."""
+        x_BTD: Tensor = self.project(self.lstm(self._steps(value))[0])
+        return x_BTD, torch.ones(x_BTD.shape[:2], dtype=torch.bool, device=x_BTD.device)
+
+    def _steps(self, value: Tensor) -> Tensor:
+        """Image (B, C, H, W) → (B, H, C·W); mel (B, M, T), a waveform's too → (B, T, M)."""
+        if self.spectrum is not None:
+            value = self.spectrum(value)
+        return value.permute(0, 2, 1, 3).flatten(2) if value.dim() == 4 else value.transpose(1, 2)

@@ -22,11 +22,12 @@ class Attack:
 
 
 def deviations(e_BSD: Tensor, mask_BS: Tensor) -> Tensor:
-    """Standard deviation (S, 1) of each slot's embeddings over its present rows and their width; 0 without any."""
-    here_BS1 = mask_BS[..., None].to(e_BSD.dtype)
-    count_S1 = (here_BS1.sum(0) * e_BSD.shape[-1]).clamp_min(1)
-    mean_S1 = (e_BSD * here_BS1).sum((0, 2))[:, None] / count_S1
-    square_S1 = ((e_BSD - mean_S1).square() * here_BS1).sum((0, 2))[:, None] / count_S1
+    """Standard deviation (S, 1) of each slot's embeddings over its present rows and their numbers that are not 0; 0
+    without any."""
+    here_BSD = (mask_BS[..., None] & (e_BSD != 0)).to(e_BSD.dtype)
+    count_S1 = here_BSD.sum((0, 2))[:, None].clamp_min(1)
+    mean_S1 = (e_BSD * here_BSD).sum((0, 2))[:, None] / count_S1
+    square_S1 = ((e_BSD - mean_S1).square() * here_BSD).sum((0, 2))[:, None] / count_S1
     return square_S1.sqrt()
 
 
@@ -38,12 +39,12 @@ def worst(
     rng: torch.Generator | None = None,
 ) -> Tensor:
     """A disturbance (B, S, D) of `e_BSD` that raises `loss` of the sum: signed gradient steps from a random start,
-    held within epsilon in every number; zeros where a slot is absent.
+    held within epsilon in every number. Zeros stay: a slot that is absent, a token that holds nothing.
 
     Rows may be searched together where `loss` sums over them. No gradient reaches the embeddings or the weights.
     """
     still_BSD = e_BSD.detach().float()
-    unit_BSD = deviations(still_BSD, mask_BS) * mask_BS[..., None]
+    unit_BSD = deviations(still_BSD, mask_BS) * (mask_BS[..., None] & (still_BSD != 0))
     start_BSD = torch.rand(still_BSD.shape, generator=rng, device=still_BSD.device) * 2 - 1
     move_BSD = start_BSD * attack.epsilon * unit_BSD
     for _ in range(attack.steps):

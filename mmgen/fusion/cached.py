@@ -52,6 +52,21 @@ class Cached(nn.Module):
         return self.encode(slot, value)
 
 
+class CachedTokens(nn.Module):
+    """Cached features (B, T, D) to tokens (B, T, W), each by itself; those of zeros hold nothing."""
+
+    def __init__(self, shape: tuple[int, int], width: int) -> None:
+        super().__init__()
+        self.token_count, wide = shape
+        self.project = nn.Linear(wide, width)
+
+    def token_features(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """x_BTW and mask_BT, as of an encoder."""
+        mask_BT = value.any(-1)
+        x_BTW: Tensor = self.project(value)
+        return x_BTW.masked_fill(~mask_BT[..., None], 0.0), mask_BT
+
+
 class CachedEncoder(nn.Module):
     """Cached features (B, T, D) to e_BW: all tokens side by side, one hidden layer."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mmgen.encoders.config import AnyEncoder
 from mmgen.records import Modality
@@ -50,7 +50,9 @@ class AdversarialConfig(Settings):
 class FusionConfig(Settings):
     """Any subset of slots to one embedding; contrastive between every pair of slots, and a label head."""
 
-    later = frozenset({"init", "features", "rank", "bottlenecks", "depth", "labels", "hide", "adversarial", "pretrain"})
+    later = frozenset(
+        {"init", "features", "rank", "bottlenecks", "depth", "labels", "hide", "adversarial", "pretrain", "tokens"}
+    )
 
     kind: Literal["concat", "gated", "low_rank", "cross_attention"] = "gated"
     #: an earlier fusion model to start from; None: random weights
@@ -74,6 +76,8 @@ class FusionConfig(Settings):
     bottlenecks: int = Field(4, ge=1)
     #: blocks of cross_attention
     depth: int = Field(2, ge=1)
+    #: slots of cross_attention meet with every token that their encoders tell apart, not with one vector each
+    tokens: bool = False
     labels: LabelsConfig = LabelsConfig()
     #: share of the slots that a training sample has which are hidden from it; one always stays
     hide: float = Field(0.0, ge=0, lt=1)
@@ -83,3 +87,9 @@ class FusionConfig(Settings):
     pretrain: TrainConfig | None = None
     train: TrainConfig = TrainConfig(steps=500, batch_size=128, learning_rate=2e-3, warmup_steps=50)
     pin: PinConfig = PinConfig()
+
+    @model_validator(mode="after")
+    def _tokens(self) -> FusionConfig:
+        if self.tokens and self.kind != "cross_attention":
+            raise ValueError(f"tokens: wanted kind cross_attention, {self.kind} fuses one vector a slot")
+        return self

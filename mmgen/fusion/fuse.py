@@ -1,6 +1,7 @@
 """Ways to make one embedding of any subset of slots.
 
-Shape suffixes: B batch, S slots, D width, R rank, N bottleneck tokens. An absent slot's embedding is never looked at.
+Shape suffixes: B batch, S slots, D width, R rank, N bottleneck tokens, T tokens of a slot. An absent slot's embedding
+is never looked at.
 """
 
 from __future__ import annotations
@@ -85,11 +86,13 @@ class CrossAttentionFuse(nn.Module):
 
     Attention bottlenecks (Nagrani et al. 2021, arXiv:2107.00135, eq. 8 and 9): in each block every slot attends with
     the bottleneck by itself, and the bottleneck becomes the mean of what the present slots made of it. A slot is one
-    token here, its pooled vector; the blocks' weights are shared by the slots, which learned vectors tell apart.
+    token, its pooled vector, or T of them side by side, those of zeros holding nothing; the blocks' weights are shared
+    by the slots, which learned vectors tell apart.
     """
 
     def __init__(self, slots: int, width: int, bottlenecks: int = 4, depth: int = 2) -> None:
         super().__init__()
+        self.width = width
         self.kinds = nn.Parameter(torch.randn(slots, width) * 0.02)
         self.bottlenecks = nn.Parameter(torch.randn(bottlenecks, width) * 0.02)
         self.blocks = nn.ModuleList(TransformerBlock(width, max(1, width // HEAD_WIDTH)) for _ in range(depth))
@@ -97,16 +100,22 @@ class CrossAttentionFuse(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, e_BSD: Tensor, mask_BS: Tensor) -> Tensor:
-        """(B, S, D) and presence (B, S) bool to (B, D); a row without any slot gets a constant."""
+        """(B, S, T · D) and presence (B, S) bool to (B, D); a row without any slot gets a constant."""
         count, slots = mask_BS.shape
-        x_BSD = e_BSD.masked_fill(~mask_BS[..., None], 0.0) + self.kinds
+        x_BSTD = e_BSD.masked_fill(~mask_BS[..., None], 0.0).unflatten(-1, (-1, self.width))
+        tokens = x_BSTD.shape[2]
+        holds_BST = x_BSTD.any(-1) if tokens > 1 else torch.ones_like(mask_BS)[..., None]
+        # one token a slot is always there, and attention without a mask is the faster one
+        keep = F.pad(holds_BST, (0, len(self.bottlenecks)), value=True).flatten(0, 1) if tokens > 1 else None
+        x_BSTD = x_BSTD + self.kinds[:, None]
         share_BS11 = (mask_BS / mask_BS.sum(1, keepdim=True).clamp_min(1)).to(e_BSD.dtype)[..., None, None]
         between_BND = self.bottlenecks.expand(count, -1, -1)
         for block in self.blocks:
             each_BSND = between_BND[:, None].expand(-1, slots, -1, -1)
-            met = block(torch.cat([x_BSD[:, :, None], each_BSND], dim=2).flatten(0, 1)).unflatten(0, (count, slots))
-            x_BSD, between_BND = met[:, :, 0], (met[:, :, 1:] * share_BS11).sum(1)
-        mixed_BD = between_BND.mean(1) + (x_BSD * share_BS11[..., 0]).sum(1)
+            met = block(torch.cat([x_BSTD, each_BSND], dim=2).flatten(0, 1), keep).unflatten(0, (count, slots))
+            x_BSTD, between_BND = met[:, :, :tokens], (met[:, :, tokens:] * share_BS11).sum(1)
+        weight_BST1 = (holds_BST / holds_BST.sum(2, keepdim=True).clamp_min(1)).to(e_BSD.dtype)[..., None]
+        mixed_BD = between_BND.mean(1) + ((x_BSTD * weight_BST1).sum(2) * share_BS11[..., 0]).sum(1)
         fused_BD: Tensor = self.out(self.norm(mixed_BD))
         return fused_BD
 

@@ -1,6 +1,6 @@
 """Any subset of slots to one embedding: an encoder per slot, a way to fuse, contrastive losses and a label head.
 
-Shape suffixes: B batch, S slots, D width, K classes.
+Shape suffixes: B batch, S slots, D width, K classes, T tokens.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,17 +20,20 @@ from mmgen.encoders.table import make_encoder
 from mmgen.errors import ConfigError
 from mmgen.fusion.attack import Attack, worst
 from mmgen.fusion.augment import augment
-from mmgen.fusion.cached import Cached, CachedEncoder
+from mmgen.fusion.cached import Cached, CachedEncoder, CachedTokens
 from mmgen.fusion.fuse import unit_scale
 from mmgen.fusion.heads import ClassificationHead, Head, over_rows
 from mmgen.fusion.targets import TARGET, Target
 from mmgen.records import Modality
 
 START_TEMPERATURE = 0.1
+#: of the vectors by which tokens of one slot are told apart, beside tokens of root mean square 1
+PLACE_SCALE = 0.1
 
 
 class Fusion(nn.Module):
-    """See the module. Embeddings have root mean square 1.
+    """See the module. Embeddings have root mean square 1. With `tokens` what is fused of a slot is not one embedding
+    (D) but those of its tokens side by side (T · D), T of the slot that has most, zeros where one holds nothing.
 
     Args:
         fuse: the way to fuse, made for len(modalities) slots and `width`.
@@ -46,6 +50,7 @@ class Fusion(nn.Module):
         adversarial: also learn from what this attack makes of the slots' embeddings.
         adversarial_weight: of the loss there.
         weights: modality to what its encoders start from.
+        tokens: `fuse` is given every token of a slot; it has to be one that can take them.
     """
 
     def __init__(
@@ -67,6 +72,7 @@ class Fusion(nn.Module):
         adversarial: Attack | None = None,
         adversarial_weight: float = 1.0,
         weights: Mapping[Modality, Start] | None = None,
+        tokens: bool = False,
     ) -> None:
         super().__init__()
         if not modalities or set(modalities) != set(shapes):
@@ -79,12 +85,16 @@ class Fusion(nn.Module):
         self.target, self.hide = target, hide
         self.adversarial, self.adversarial_weight = adversarial, adversarial_weight
         self.cached = cached
+        read = CachedTokens if tokens else CachedEncoder
         self.encoders = nn.ModuleList(
             make_encoder(encoders[modality], modality, tuple(shapes[slot]), width, (weights or {}).get(modality))
             if cached is None
-            else CachedEncoder(cached.shape(slot), width)
+            else read(cached.shape(slot), width)
             for slot, modality in modalities.items()
         )
+        counts = [int(each.token_count) for each in self.encoders] if tokens else []
+        self.token_count = max(counts, default=1)
+        self.places = nn.ParameterList(torch.randn(count, width) * PLACE_SCALE for count in counts) if tokens else None
         self.fuser = fuse
         self.head = head(width, classes) if classes else None
         self.log_temperature = nn.Parameter(torch.tensor(math.log(START_TEMPERATURE)))
@@ -99,7 +109,8 @@ class Fusion(nn.Module):
         return batch.presence(self.slots)
 
     def slot_embeddings(self, batch: Batch) -> Tensor:
-        """Each slot of a batch of `tensors` by itself, (B, S, D) float32; zeros where it is absent."""
+        """Each slot of a batch of `tensors` by itself, (B, S, D) float32, or (B, S, T · D) of its tokens; zeros where
+        it is absent."""
         values = {slot: batch.values[slot] for slot in self.slots if slot in batch.values}
         if self.cached is not None:
             values = {slot: self.cached.of(slot, value) for slot, value in values.items()}
@@ -111,15 +122,25 @@ class Fusion(nn.Module):
         return self.fuse(self._slot_embeddings(batch.values, mask_BS), mask_BS)
 
     def _slot_embeddings(self, values: Mapping[str, Tensor], mask_BS: Tensor) -> Tensor:
-        nothing_BD = torch.zeros(len(mask_BS), self.width, device=mask_BS.device)
+        nothing_BD = torch.zeros(len(mask_BS), self.token_count * self.width, device=mask_BS.device)
         each = []
         for number, slot in enumerate(self.slots):
             if slot not in values:
                 each.append(nothing_BD)
                 continue
-            e_BD = unit_scale(self.encoders[number](values[slot]))
+            e_BD = (
+                self._tokens(number, values[slot]) if self.places else unit_scale(self.encoders[number](values[slot]))
+            )
             each.append(e_BD.masked_fill(~mask_BS[:, number, None], 0.0))
         return torch.stack(each, dim=1)
+
+    def _tokens(self, number: int, value: Tensor) -> Tensor:
+        """A slot's tokens side by side (B, T · D) float32, each of root mean square 1 before its place is added."""
+        assert self.places is not None
+        reader: Any = self.encoders[number]
+        x_BTD, holds_BT = reader.token_features(value)
+        placed_BTD = (unit_scale(x_BTD) + self.places[number]).masked_fill(~holds_BT[..., None], 0.0)
+        return F.pad(placed_BTD, (0, 0, 0, self.token_count - placed_BTD.shape[1])).flatten(1)
 
     def fuse(self, e_BSD: Tensor, mask_BS: Tensor) -> Tensor:
         """One embedding (B, D) float32 of the slots that `mask_BS` (bool) says are to be used."""

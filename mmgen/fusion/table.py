@@ -51,13 +51,17 @@ def make_fusion(
     cached: Mapping[str, Any] | None = None,
     target: Mapping[str, Any] | None = None,
     weights: Mapping[Modality, Start] | None = None,
+    tokens: bool = False,
 ) -> Fusion:
-    """A fresh Fusion (see there) that fuses in the way `kind`. Raises ConfigError for an unknown one.
+    """A fresh Fusion (see there) that fuses in the way `kind`. Raises ConfigError for an unknown one, or one that fuses
+    no tokens and is to.
 
     adversarial: epsilon, steps, rate, weight. cached: shapes, and fronts: slot to the kind and width of its encoder.
     target: the fields of a Target.
     """
     found = Target(**{**target, "names": tuple(target["names"])}) if target else None
+    if tokens and kind != "cross_attention":
+        raise ConfigError(f"fusion.tokens: wanted kind cross_attention, {kind} fuses one vector a slot")
     attack, weight = None, 1.0
     if adversarial:
         attack = Attack(adversarial["epsilon"], adversarial["steps"], adversarial["rate"])
@@ -67,7 +71,7 @@ def make_fusion(
         encoders=encoders, classes=classes, width=width, label_weight=label_weight,
         contrastive_weight=contrastive_weight, augment=augment, cached=_cached(cached, modalities, shapes),
         head=HEADS[found.kind] if found else ClassificationHead, target=found, hide=hide, adversarial=attack,
-        adversarial_weight=weight, weights=weights,
+        adversarial_weight=weight, weights=weights, tokens=tokens,
     )  # fmt: skip
 
 

@@ -149,6 +149,22 @@ def test_settings_that_are_not_used_are_no_part_of_what_is_made() -> None:
     assert set(FusionConfig().model_dump(mode="json")) == before | {"pin"}
 
 
+@pytest.mark.parametrize("features", ["tensors", "latents"])
+def test_slots_can_meet_with_all_their_tokens(line: Line, features: str) -> None:
+    config = fusion_of(kind="cross_attention", tokens=True, features=features, bottlenecks=2, depth=1)
+    made = train_fusion(config, line.inputs("train-fusion"), line.runtime)
+    assert made.facts["args"]["tokens"] is True
+    network = load_fusion(line.store, made)
+    assert isinstance(network, Fusion)
+    tensors, cached = (batches(line, line.made["extract"], name).next() for name in ("tensors", features))
+    with torch.no_grad():
+        torch.testing.assert_close(network(tensors), network.read(cached), atol=1e-4, rtol=1e-3)
+    given = {**line.inputs("train-generator"), "fusion": made}
+    generator = train_generator(config, given, line.runtime)
+    scored = evaluate(config, {**line.inputs("evaluate"), "fusion": made, "generator": generator}, line.runtime)
+    assert {"label_accuracy", "label_accuracy_pgd_0.1", "mean_coherence"} <= metrics(line, scored)
+
+
 def test_every_way_to_fuse_trains_on_the_line(line: Line) -> None:
     losses = []
     for kind in ("low_rank", "cross_attention"):

@@ -24,22 +24,50 @@ def test_the_configuration_knows_exactly_the_encoders_of_the_table() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "modality", "shape", "value"),
+    ("kind", "modality", "shape", "value", "tokens"),
     [
-        ("bilstm_text", "text", (12, 30), torch.ones(3, 12, dtype=torch.long)),
-        ("bilstm_rows", "image", (3, 32, 20), torch.ones(3, 3, 32, 20)),
-        ("bilstm_rows", "audio", (16, 24), torch.ones(3, 16, 24)),
-        ("cnn_image", "image", (3, 20, 24), torch.ones(3, 3, 20, 24)),
-        ("cnn_mel", "audio", (16, 24), torch.ones(3, 16, 24)),
-        ("resnet18_image", "image", (1, 32, 32), torch.ones(3, 1, 32, 32)),
+        ("bilstm_text", "text", (12, 30), torch.ones(3, 12, dtype=torch.long), 12),
+        ("transformer_text", "text", (12, 30), torch.ones(3, 12, dtype=torch.long), 12),
+        ("bilstm_rows", "image", (3, 32, 20), torch.ones(3, 3, 32, 20), 32),
+        ("bilstm_rows", "audio", (16, 24), torch.ones(3, 16, 24), 24),
+        ("cnn_image", "image", (3, 20, 24), torch.ones(3, 3, 20, 24), 16),
+        ("cnn_mel", "audio", (16, 24), torch.ones(3, 16, 24), 16),
+        ("cnn_mel", "audio", (1, 4096), torch.ones(3, 1, 4096), 16),
+        ("resnet18_image", "image", (1, 32, 32), torch.ones(3, 1, 32, 32), 1),
     ],
 )
-def test_every_encoder_gives_one_vector_of_its_width(
-    kind: str, modality: Modality, shape: tuple[int, ...], value: torch.Tensor
+def test_every_encoder_gives_one_vector_of_its_width_or_one_for_each_token(
+    kind: str, modality: Modality, shape: tuple[int, ...], value: torch.Tensor, tokens: int
 ) -> None:
     encoder = make_encoder(kind, modality, shape, 40)
     assert encoder(value).shape == (3, 40)
     assert encoder.width == 40
+    x_BTD, mask_BT = encoder.token_features(value)
+    assert x_BTD.shape == (3, tokens, 40)
+    assert mask_BT.shape == (3, tokens)
+    assert encoder.token_count == tokens
+    assert bool(mask_BT.all())
+
+
+def test_the_places_of_a_picture_add_up_to_its_vector() -> None:
+    torch.manual_seed(0)
+    encoder = make_encoder("cnn_image", "image", (3, 20, 24), 40)
+    value = torch.randn(3, 3, 20, 24)
+    torch.testing.assert_close(encoder.token_features(value)[0].sum(1) + encoder.project.bias, encoder(value))
+    # what a place says is of its surroundings first: norms bring it a little of the whole
+    spot = value.clone()
+    spot[:, :, :4, :4] += 5
+    moved_BT = (encoder.token_features(spot)[0] - encoder.token_features(value)[0]).abs().sum(-1)
+    assert moved_BT[:, 0].min() > 3 * moved_BT[:, -1].max()
+
+
+@pytest.mark.parametrize("kind", ["bilstm_text", "transformer_text"])
+def test_padding_is_a_token_that_holds_nothing(kind: str) -> None:
+    torch.manual_seed(0)
+    encoder = make_encoder(kind, "text", (6, 30), 40).eval()
+    x_BTD, mask_BT = encoder.token_features(torch.tensor([[1, 5, 7, 2, 0, 0]]))
+    assert mask_BT.tolist() == [[True] * 4 + [False] * 2]
+    assert x_BTD.any(-1).equal(mask_BT)
 
 
 def test_a_text_gives_the_same_vector_however_far_it_is_padded() -> None:

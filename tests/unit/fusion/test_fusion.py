@@ -7,20 +7,27 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from mmgen.batches import Batch
 from mmgen.errors import ConfigError
+from mmgen.fusion.attack import Attack, worst
 from mmgen.fusion.augment import smudge, warp
+from mmgen.fusion.config import FusionConfig
 from mmgen.fusion.fuse import LowRankFuse
 from mmgen.fusion.fusion import Fusion
 from mmgen.fusion.table import FUSES, make_fuse, make_fusion
 
 CLASSES, WIDTH = 4, 16
+TOKENS = "cross_attention, every token"
+WAYS = (*FUSES, TOKENS)
 
 
 def make(kind: str = "gated", classes: int = CLASSES, **more: Any) -> Fusion:
     torch.manual_seed(0)
+    if kind == TOKENS:
+        kind, more = "cross_attention", {**more, "tokens": True}
     return make_fusion(
         kind,
         modalities={"question": "text", "picture": "image", "sound": "audio"},
@@ -53,12 +60,13 @@ def without(whole: Batch, slot: str, rows: slice = slice(None), noise: float = 0
     return replace(whole, masks={**whole.masks, slot: mask}, values={**whole.values, slot: value})
 
 
-@pytest.mark.parametrize("kind", FUSES)
+@pytest.mark.parametrize("kind", WAYS)
 class TestEveryFuse:
     def test_every_subset_has_an_embedding_of_root_mean_square_one(self, kind: str) -> None:
         fusion, whole = make(kind).eval(), batch()
         e_BSD = fusion.slot_embeddings(whole)
-        assert e_BSD.shape == (8, 3, WIDTH)
+        # 16 places of a picture's and of a sound's grid
+        assert e_BSD.shape == (8, 3, 16 * WIDTH if kind == TOKENS else WIDTH)
         for bits in range(1, 8):
             mask_BS = torch.tensor([[bool(bits >> slot & 1) for slot in range(3)]]).expand(8, -1)
             e_BD = fusion.fuse(e_BSD, mask_BS)
@@ -152,6 +160,39 @@ def test_a_way_to_fuse_never_looks_at_what_its_mask_hides(kind: str) -> None:
     torch.testing.assert_close(fuse(e_BSD, mask_BS), fuse(other_BSD, mask_BS))
     # each of the eight subsets is another one
     assert len(fuse(e_BSD[:1].expand(8, -1, -1), mask_BS).round(decimals=4).unique(dim=0)) == 8
+
+
+def test_a_token_that_holds_nothing_is_not_looked_at() -> None:
+    fusion, whole = make(TOKENS).eval(), batch()
+    short = whole.values["question"].clone()
+    short[:, 3:] = 0
+    question = fusion.slot_embeddings(replace(whole, values={**whole.values, "question": short}))[:, 0]
+    tokens_BTD = question.unflatten(1, (16, WIDTH))
+    assert tokens_BTD.any(-1).sum(1).tolist() == [3] * 8
+    # a longer text than any slot has room for would change nothing either
+    alone = torch.tensor([[True]]).expand(8, -1)
+    fuse = make_fuse("cross_attention", 1, WIDTH, rank=1, bottlenecks=2, depth=2).eval()
+    longer = torch.nn.functional.pad(tokens_BTD, (0, 0, 0, 5)).flatten(1)[:, None]
+    torch.testing.assert_close(fuse(question[:, None], alone), fuse(longer, alone))
+
+
+def test_an_attack_moves_no_token_that_holds_nothing() -> None:
+    fusion, whole = (
+        make(TOKENS, augment=False, adversarial={"epsilon": 0.1, "steps": 2, "rate": 0.05, "weight": 1.0}),
+        batch(),
+    )
+    e_BSN = fusion.slot_embeddings(without(whole, "sound", slice(0, 4)))
+    move_BSN = worst(lambda e: e.square().sum(), e_BSN, fusion.mask(whole), Attack(0.1, 2, 0.05))
+    assert bool((move_BSN[e_BSN == 0] == 0).all())
+    assert float((move_BSN[e_BSN != 0] != 0).float().mean()) > 0.9
+    assert "adversarial" in fusion.loss(whole, torch.Generator().manual_seed(0))
+
+
+def test_only_cross_attention_takes_tokens() -> None:
+    with pytest.raises(ConfigError, match=r"fusion.tokens: wanted kind cross_attention, gated fuses one vector"):
+        make("gated", tokens=True)
+    with pytest.raises(ValidationError, match="tokens: wanted kind cross_attention"):
+        FusionConfig(kind="concat", tokens=True)
 
 
 def test_an_absent_slot_is_the_identity_of_the_low_rank_product() -> None:
