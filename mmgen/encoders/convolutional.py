@@ -60,7 +60,7 @@ class ConvEncoder(Encoder):
     def token_features(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """What each place of the grid adds to the vector (without its bias), row by row."""
         map_BCT = self._map(value).flatten(2)
-        x_BTD = torch.einsum("bct,dct->btd", map_BCT, self.project.weight.unflatten(1, map_BCT.shape[1:]))
+        x_BTD = torch.einsum("bct,dct->btd", map_BCT, self.project.weight.view(self.width, *map_BCT.shape[1:]))
         return x_BTD, torch.ones(x_BTD.shape[:2], dtype=torch.bool, device=x_BTD.device)
 
     def _map(self, value: Tensor) -> Tensor:

@@ -102,7 +102,7 @@ class CrossAttentionFuse(nn.Module):
     def forward(self, e_BSD: Tensor, mask_BS: Tensor) -> Tensor:
         """(B, S, T · D) and presence (B, S) bool to (B, D); a row without any slot gets a constant."""
         count, slots = mask_BS.shape
-        x_BSTD = e_BSD.masked_fill(~mask_BS[..., None], 0.0).unflatten(-1, (-1, self.width))
+        x_BSTD = e_BSD.masked_fill(~mask_BS[..., None], 0.0).reshape(count, slots, -1, self.width)
         tokens = x_BSTD.shape[2]
         holds_BST = x_BSTD.any(-1) if tokens > 1 else torch.ones_like(mask_BS)[..., None]
         # one token a slot is always there, and attention without a mask is the faster one

@@ -92,7 +92,8 @@ class Fusion(nn.Module):
             else read(cached.shape(slot), width)
             for slot, modality in modalities.items()
         )
-        counts = [int(each.token_count) for each in self.encoders] if tokens else []
+        readers: list[Any] = list(self.encoders) if tokens else []
+        counts = [int(each.token_count) for each in readers]
         self.token_count = max(counts, default=1)
         self.places = nn.ParameterList(torch.randn(count, width) * PLACE_SCALE for count in counts) if tokens else None
         self.fuser = fuse
