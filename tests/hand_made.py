@@ -132,7 +132,7 @@ def line(
         judged,
         "evaluate",
         inputs=links,
-        facts={"gate": gate, "not_run": {"recognised": "not run: no <recogniser>"}},
+        facts={"gate": gate, "not_run": {"recognised": "no <recogniser>"}},
         passed=passed,
     )
     return {"codecs": codecs, "fusion": fusion, "generator": generator, "scores": scores}

@@ -2,6 +2,7 @@
 
     make bench-models                            # everything that is not there yet; hours on two cores
     make bench-models ARGS="--only tuning"       # the peers' settings alone, which are committed
+    make bench-models ARGS="--only joint_flow"   # one contender alone; ours wants no tuning of the peers
     make bench-models ARGS="--table"             # the tables and docs/models-*.png, from the results alone
 
 Cells that are done are kept in WORK, so a stopped run goes on; their scores are in `benchmarks/results/models.parquet`,

@@ -13,7 +13,7 @@ from mmgen.evaluate.scores import Score, score
 
 
 def per_class(
-    truth: np.ndarray, guess: np.ndarray, labels: Sequence[str], given: Sequence[str], judge: str = "fusion"
+    truth: np.ndarray, guess: np.ndarray, labels: Sequence[str], given: Sequence[str], judge: str
 ) -> list[Score]:
     """Rows of the classes of a head, from class indices (N,) or sets as 0 and 1 (N, K); judge `fusion:<class>`.
 

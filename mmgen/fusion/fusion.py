@@ -160,13 +160,10 @@ class Fusion(nn.Module):
     def truth(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """What the head should say of each row, in the form of its targets (see Head), and which rows (B,) have it.
 
-        Class indices are the batch's own; anything else is in its slot TARGET, and not known where it has none.
+        Class indices are the batch's own; anything else has to be in its slot TARGET.
         """
         if self.target is None:
             return batch.labels_B.clamp_min(0), batch.labels_B >= 0
-        if TARGET not in batch.values:
-            nothing_BK = torch.zeros(len(batch), self.target.width, device=batch.weights_B.device)
-            return nothing_BK, nothing_BK[:, 0].bool()
         return batch.values[TARGET], batch.masks[TARGET].any(1)
 
     # ------------------------------------------------------------ training

@@ -53,15 +53,12 @@ def make_fusion(
     weights: Mapping[Modality, Start] | None = None,
     tokens: bool = False,
 ) -> Fusion:
-    """A fresh Fusion (see there) that fuses in the way `kind`. Raises ConfigError for an unknown one, or one that fuses
-    no tokens and is to.
+    """A fresh Fusion (see there) that fuses in the way `kind`. Raises ConfigError for an unknown one.
 
     adversarial: epsilon, steps, rate, weight. cached: shapes, and fronts: slot to the kind and width of its encoder.
     target: the fields of a Target.
     """
     found = Target(**{**target, "names": tuple(target["names"])}) if target else None
-    if tokens and kind != "cross_attention":
-        raise ConfigError(f"fusion.tokens: wanted kind cross_attention, {kind} fuses one vector a slot")
     attack, weight = None, 1.0
     if adversarial:
         attack = Attack(adversarial["epsilon"], adversarial["steps"], adversarial["rate"])

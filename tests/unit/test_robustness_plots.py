@@ -22,6 +22,12 @@ def test_a_curve_for_each_subset_under_each_disturbance() -> None:
         assert all(f">{name}<" in svg for name in ("audio", "image", "audio+image", "label accuracy"))
 
 
+def test_the_error_of_numbers_is_drawn_in_the_place_of_accuracy() -> None:
+    rows = [row("mean_absolute_error" + end, "text", 1.5) for end in ("", "_pgd_0.1", "_noise_1")]
+    found = robustness_plots([*rows, row("subset_recall_at_1", "text", 0.5)])
+    assert [">mean absolute error<" in svg for _, svg in found] == [True, True]
+
+
 def test_without_labels_retrieval_is_drawn_and_without_either_nothing() -> None:
     rows = [row("subset_recall_at_1" + end, "text", 0.5) for end in ("", "_pgd_0.1", "_noise_1")]
     assert all(">recall@1 of the rest<" in svg for _, svg in robustness_plots(rows))

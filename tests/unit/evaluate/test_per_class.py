@@ -11,7 +11,9 @@ from mmgen.evaluate.scores import to_parquet
 
 def test_each_class_is_counted_by_itself() -> None:
     truth, guess = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 1, 0])
-    rows = {(row.metric, row.judge): row for row in per_class(truth, guess, ["a", "b", "c", "never"], ["image"])}
+    rows = {
+        (row.metric, row.judge): row for row in per_class(truth, guess, ["a", "b", "c", "never"], ["image"], "fusion")
+    }
     assert rows["class_precision", "fusion:a"].value == pytest.approx(2 / 3)
     assert rows["class_recall", "fusion:a"].value == pytest.approx(2 / 3)
     assert rows["class_recall", "fusion:b"].value == 1.0
@@ -25,7 +27,7 @@ def test_each_class_is_counted_by_itself() -> None:
 
 def test_sets_are_counted_class_by_class() -> None:
     truth, guess = np.array([[1, 1], [0, 1], [1, 0]]), np.array([[1, 0], [0, 1], [1, 1]])
-    rows = {(row.metric, row.judge): row.value for row in per_class(truth, guess, ["a", "b"], ["image"])}
+    rows = {(row.metric, row.judge): row.value for row in per_class(truth, guess, ["a", "b"], ["image"], "fusion")}
     assert rows["class_f1", "fusion:a"] == 1.0
     assert rows["class_recall", "fusion:b"] == pytest.approx(0.5)
 

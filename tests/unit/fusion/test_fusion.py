@@ -189,8 +189,6 @@ def test_an_attack_moves_no_token_that_holds_nothing() -> None:
 
 
 def test_only_cross_attention_takes_tokens() -> None:
-    with pytest.raises(ConfigError, match=r"fusion.tokens: wanted kind cross_attention, gated fuses one vector"):
-        make("gated", tokens=True)
     with pytest.raises(ValidationError, match="tokens: wanted kind cross_attention"):
         FusionConfig(kind="concat", tokens=True)
 
