@@ -143,6 +143,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("bench-models"), help="where tables, store and cells lie")
     parser.add_argument("--peer", type=Path, default=None, help="the peers' environment; WORK/peers")
     parser.add_argument("--only", choices=("tuning", *settings.GRID, cells.FLOW, cells.BASELINE), default=None)
+    parser.add_argument("--jobs", type=int, default=settings.JOBS, help="cells at once, each on one core")
     parser.add_argument("--table", action="store_true", help="print the tables and draw the plots, train nothing")
     parser.add_argument("--rows", type=int, default=settings.ROWS, help="to try it out: of the whole data set")
     parser.add_argument("--minutes-scale", type=float, default=1.0, help="to try it out: all budgets times this")
@@ -151,6 +152,7 @@ def main() -> None:
     place = Place(work, (asked.peer or work / "peers").resolve(), asked.rows)
     trying = asked.rows != settings.ROWS or asked.minutes_scale != 1.0
     results = Results(work / "results" if trying else RESULTS)
+    settings.JOBS = asked.jobs
     if asked.minutes_scale != 1.0:
         _scale(asked.minutes_scale)
     if not asked.table:
