@@ -29,7 +29,7 @@ class Demo:
 
 DEMOS = {
     "spoken_digits": Demo("mmgen.sources.spoken_digits", 5_000, 400, "triples"),
-    "scenes": Demo("mmgen.sources.scenes", 6_000, 300, "scenes"),
+    "scenes": Demo("mmgen.sources.scenes", 12_000, 300, "scenes"),
     "vqa": Demo("mmgen.sources.vqa", 4_000, 60, "training pictures"),
 }
 DEFAULT = "spoken_digits"

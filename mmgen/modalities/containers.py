@@ -108,7 +108,8 @@ def flac_frames(data: bytes) -> tuple[int, int] | None:
     first = _flac_audio(data)
     if first is None:
         return None
-    at = len(data)
+    # a header has six bytes at least: a checksum that ends the file can look like the first two of one
+    at = len(data) - 4
     while (at := data.rfind(data[first : first + 2], first, at)) >= 0:
         # the rate and the size of samples are those of the first frame
         alike = not (data[at + 2] ^ data[first + 2]) & 0x0F and not (data[at + 3] ^ data[first + 3]) & 0x0F

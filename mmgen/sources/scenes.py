@@ -28,7 +28,7 @@ from mmgen.runtime import Progress, Silent
 from mmgen.sources.espeak import package_folder, resample
 from mmgen.sources.spoken import in_one_process, speaker, write_table
 
-ROWS, TEST_SHARE, VALIDATION_SHARE = 6_000, 0.08, 0.06
+ROWS, TEST_SHARE, VALIDATION_SHARE = 12_000, 0.04, 0.03
 BATCH_ROWS = 100
 SIZE_PX, RATE_HZ = 64, 16_000
 FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"

@@ -107,6 +107,13 @@ def test_the_last_frame_of_a_flac_tells_its_length(frames: int, channels: int, r
     assert (cut_sound(data, "flac"), wrong_size(data, "flac")) == (None, None)
 
 
+@pytest.mark.parametrize("tail", [2, 3, 5])
+def test_a_flac_that_ends_in_what_looks_like_a_frame_begins_is_read(tail: int) -> None:
+    data = encoded(tone(), "FLAC")
+    begin = data.index(b"\xff\xf8")
+    assert flac_frames(data + data[begin : begin + tail]) == (FRAMES, FRAMES)
+
+
 @given(st.binary(max_size=200))
 def test_no_bytes_break_the_reading_of_lengths(data: bytes) -> None:
     for start in (b"", b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\0\xff\xf8", b"RIFF\0\0\0\0WAVE", b"\xff\xd8"):
