@@ -41,6 +41,8 @@ NEAR_PX = 12.0
 #: a foot this far above the ground stands on the support
 RAISED_PX = 9.0
 FRAME = (44, 68)
+#: of the picture with what goes on beyond its borders: see `_padded`
+PADDED = (SIZE_PX + FRAME[0] + 4, SIZE_PX + FRAME[1] // 2 * 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +78,19 @@ class Templates:
                 masks.append(torch.from_numpy(covered).expand(3, -1, -1))
                 self.names.append(name)
                 self.heights.append(height)
-        self.kernels_K, self.masks_K = torch.stack(kernels), torch.stack(masks)
-        sums_K, squares_K = self.kernels_K.sum((1, 2, 3)), self.kernels_K.square().sum((1, 2, 3))
+        kernels_KCHW, masks_KCHW = torch.stack(kernels), torch.stack(masks)
+        sums_K, squares_K = kernels_KCHW.sum((1, 2, 3)), kernels_KCHW.square().sum((1, 2, 3))
         self.squares_K = squares_K[:, None, None]
-        self.variance_K = (squares_K - sums_K.square() / self.masks_K.sum((1, 2, 3)))[:, None, None]
+        self.variance_K = (squares_K - sums_K.square() / masks_KCHW.sum((1, 2, 3)))[:, None, None]
+        self.waves_KCHW, self.mask_waves_KHW = _waves(kernels_KCHW).conj(), _waves(masks_KCHW[:, 0]).conj()
 
     def scores(self, picture: NDArray[np.uint8], known: NDArray[np.uint8]) -> Tensor:
         """(K, R, C): the place is the foot's row and column; beyond its borders the picture goes on as they are."""
         x_1CHW, known_1CHW = _padded(picture), _padded(known)
-        left_KRC = F.conv2d((x_1CHW - known_1CHW).square(), self.masks_K)[0]
-        after_KRC = F.conv2d(x_1CHW.square(), self.masks_K)[0] - 2 * F.conv2d(x_1CHW, self.kernels_K)[0]
+        left_HW, here_HW = _waves((x_1CHW - known_1CHW).square().sum(1)), _waves(x_1CHW.square().sum(1))
+        left_KRC = _places(left_HW * self.mask_waves_KHW)
+        across_KHW = here_HW * self.mask_waves_KHW - 2 * (_waves(x_1CHW) * self.waves_KCHW).sum(1)
+        after_KRC = _places(across_KHW)
         # where hardly anything is left to explain, nothing is there
         found: Tensor = (left_KRC - after_KRC - self.squares_K) / left_KRC.clamp(min=0.25 * self.variance_K)
         return found
@@ -149,6 +154,17 @@ def match(picture: NDArray[np.uint8]) -> Scene:
         left, right = sorted(taken, key=lambda each: each.x)
         return (Fact(left.name, "left of", right.name),)
     return ()
+
+
+def _waves(values: Tensor) -> Tensor:
+    """Frequencies of values (…, H, W) by which all their places are looked at in one go."""
+    return torch.fft.rfft2(values.double(), PADDED)
+
+
+def _places(waves: Tensor) -> Tensor:
+    """The sums of products at every place that a whole frame fits: (…, R, C)."""
+    found = torch.fft.irfft2(waves, PADDED)
+    return found[..., : PADDED[0] - FRAME[0] + 1, : PADDED[1] - FRAME[1] + 1].float()
 
 
 def _padded(picture: NDArray[np.uint8]) -> Tensor:

@@ -16,7 +16,9 @@ Trainable = Literal["frozen", "head", "adapters", "all"]
 class OwnEncoder(Settings):
     """One slot's encoder, by its name in the table; all of it is trained."""
 
-    kind: Literal["bilstm_text", "bilstm_rows", "cnn_image", "cnn_mel", "resnet18_image", "transformer_text"]
+    kind: Literal[
+        "bilstm_text", "bilstm_rows", "cnn_image", "cnn_mel", "resnet18_image", "transformer_mel", "transformer_text"
+    ]
     #: width of what it gives out
     width: int = 256
     #: local safetensors to start from; None: random

@@ -17,7 +17,7 @@ from mmgen.encoders.pictures import TorchvisionImage, TransformersImage
 from mmgen.encoders.recurrent import RowsEncoder, TextEncoder
 from mmgen.encoders.sounds import TorchaudioAudio, TransformersAudio
 from mmgen.encoders.specs import Spec, Start
-from mmgen.encoders.transformer import TransformerTextEncoder
+from mmgen.encoders.transformer import TransformerMelEncoder, TransformerTextEncoder
 from mmgen.errors import ConfigError, unknown_name
 from mmgen.records import Modality
 
@@ -27,6 +27,7 @@ ENCODERS: dict[str, type[Encoder]] = {
     "cnn_image": ConvEncoder,
     "cnn_mel": ConvEncoder,
     "resnet18_image": ResNet18Encoder,
+    "transformer_mel": TransformerMelEncoder,
     "transformer_text": TransformerTextEncoder,
     "torchvision_image": TorchvisionImage,
     "torchaudio_audio": TorchaudioAudio,

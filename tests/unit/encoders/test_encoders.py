@@ -33,6 +33,8 @@ def test_the_configuration_knows_exactly_the_encoders_of_the_table() -> None:
         ("cnn_image", "image", (3, 20, 24), torch.ones(3, 3, 20, 24), 16),
         ("cnn_mel", "audio", (16, 24), torch.ones(3, 16, 24), 16),
         ("cnn_mel", "audio", (1, 4096), torch.ones(3, 1, 4096), 16),
+        ("transformer_mel", "audio", (16, 25), torch.ones(3, 16, 25), 7),
+        ("transformer_mel", "audio", (1, 4096), torch.ones(3, 1, 4096), 4),
         ("resnet18_image", "image", (1, 32, 32), torch.ones(3, 1, 32, 32), 1),
     ],
 )
