@@ -213,6 +213,12 @@ def test_everything_leaves_out_a_variant_without_rows(table: pl.DataFrame) -> No
     assert "missing" not in text
 
 
+def test_a_comparison_that_has_no_cell_of_ours_yet_has_its_tables(table: pl.DataFrame) -> None:
+    text = tables.everything(table.filter(pl.col("contender") != FLOW))
+    assert "### Coherence, complete data" in text
+    assert "ours" not in text
+
+
 def test_plots_are_drawn_where_there_are_two_points(table: pl.DataFrame, tmp_path: Path) -> None:
     drawn = drawing.draw(table, tmp_path)
     assert [path.name for path in drawn] == [drawing.MINUTES, drawing.PAIRS]
