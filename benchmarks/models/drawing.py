@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
 from benchmarks.models.cells import FLOW
-from benchmarks.models.tables import MEANS, NAMES, contenders, full
+from benchmarks.models.tables import MEANS, NAMES, contenders, full, of_pairs
 from mmgen.evaluate import scores
 from mmgen.report.plots import COLOURS, GRID, INK
 
@@ -33,7 +33,7 @@ def draw(table: pl.DataFrame, folder: Path) -> list[Path]:
     trained = table.filter(pl.col("minutes") > 0, pl.col("seed") == 0)
     whole = trained.filter(variant="complete")
     several = [name for name in contenders(whole) if whole.filter(contender=name)["minutes"].n_unique() > 1]
-    learned = trained.filter(contender=FLOW).filter(pl.col("variant") != "half", pl.col("minutes") == full(table))
+    learned = trained.filter(of_pairs(), contender=FLOW).filter(pl.col("minutes") == full(table))
     plots = (
         (MINUTES, whole.filter(pl.col("contender").is_in(several)), "minutes", "minutes of processor time"),
         (PAIRS, learned, "rows", "pairs learned from"),

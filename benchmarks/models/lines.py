@@ -34,10 +34,10 @@ SLOT_COLUMNS = ("caption", "image", "audio")
 
 
 def variant_of(name: str) -> tuple[float, int | None]:
-    """Share of missing slots, and pairs to learn from (None: all), of "complete", "half" or "pairs-N"."""
+    """Share of missing slots, and pairs to learn from (None: all), of "complete", "half", "most" or "pairs-N"."""
     if name.startswith("pairs-"):
         return 0.0, int(name.removeprefix("pairs-"))
-    return {"complete": 0.0, "half": settings.MISSING}[name], None
+    return {"complete": 0.0, "half": settings.MISSING, "most": settings.MOST_MISSING}[name], None
 
 
 def table_of(folder: Path, variant: str, splits: Mapping[str, str], rows: int = settings.ROWS) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from benchmarks.models import settings
 from benchmarks.models.cells import BASELINE, FLOW
 from mmgen.evaluate import scores
 
@@ -114,10 +115,27 @@ def curve(table: pl.DataFrame) -> str:
     return _along(mine.filter(pl.col("contender").is_in(several)), "minutes", "CPU minutes")
 
 
+#: share of a training row's slots that are missing, by variant
+MISSING = {"complete": 0.0, "half": settings.MISSING, "most": settings.MOST_MISSING}
+
+
 def pairs(table: pl.DataFrame) -> str:
     """Quality of ours over the number of pairs that it learned from."""
-    mine = table.filter(contender=FLOW, seed=0).filter(pl.col("minutes") == full(table), pl.col("variant") != "half")
+    mine = table.filter(of_pairs(), contender=FLOW, seed=0).filter(pl.col("minutes") == full(table))
     return _along(mine.with_columns(pairs=pl.col("rows").cast(pl.Int64)), "pairs", "pairs")
+
+
+def of_pairs() -> pl.Expr:
+    """The variants of which nothing is missing."""
+    return (pl.col("variant") == "complete") | pl.col("variant").str.starts_with("pairs-")
+
+
+def missing(table: pl.DataFrame) -> str:
+    """Quality of ours over the share of slots that training rows lack."""
+    mine = table.filter(pl.col("variant").is_in([*MISSING]), contender=FLOW, seed=0)
+    mine = mine.filter(pl.col("minutes") == full(table))
+    share = pl.col("variant").replace_strict(MISSING, return_dtype=pl.Float64)
+    return _along(mine.with_columns(share=share), "share", "missing share")
 
 
 def _along(mine: pl.DataFrame, column: str, head: str) -> str:
@@ -147,4 +165,5 @@ def everything(table: pl.DataFrame) -> str:
         parts += [f"### Coverage, {name}", beside(table, variant, scores.COVERAGE)]
         parts += [f"### Costs, {name}", costs(table, variant)]
     parts += ["### Over processor minutes", curve(table), "### Over the number of pairs", pairs(table)]
+    parts += ["### Over the share of missing slots", missing(table)]
     return "\n\n".join(parts)

@@ -38,7 +38,7 @@ def test_the_comparison_has_every_contender_on_both_variants_and_the_seeds_of_ou
         assert seeds == {FLOW: 3, "mopoe": 3, "mvtcae": 1, "mmvae_plus": 1, "jnf": 1, BASELINE: 1}
     curve = {cell.minutes for cell in found if cell.contender == FLOW and cell.variant == "complete"}
     assert curve == {1, 2, 5, 10}
-    assert {cell.variant for cell in found} == {"complete", "half", "pairs-500", "pairs-1000", "pairs-2000"}
+    assert {cell.variant for cell in found} == {"complete", "half", "most", "pairs-500", "pairs-1000", "pairs-2000"}
 
 
 def test_ours_scales_every_training_and_keeps_the_rest_of_the_recipe() -> None:
@@ -103,6 +103,14 @@ def test_half_of_the_cells_of_training_rows_are_missing_and_never_all_of_a_row(f
     # an eighth of the rows would have lost all three and keeps one
     assert sum(kept["train"]) / len(kept["train"]) / 3 == pytest.approx(0.5 + 1 / 24, abs=0.05)
     assert read(lines.table_of(folder, "half", SPLITS)) == rows
+
+
+def test_more_of_the_cells_are_missing_in_the_variant_of_most(folder: Path) -> None:
+    empty = [
+        sum(not row[column] for row in read(lines.table_of(folder, variant, SPLITS)) for column in lines.SLOT_COLUMNS)
+        for variant in ("half", "most")
+    ]
+    assert empty[0] < empty[1]
 
 
 def test_a_curve_over_pairs_drops_training_rows_alone(folder: Path) -> None:
@@ -207,10 +215,18 @@ def test_the_curves_have_a_row_for_each_point(table: pl.DataFrame) -> None:
     assert "2" in line(tables.costs(table, "complete"), "MoPoE")[6]
 
 
+def test_the_share_of_missing_slots_has_a_row_for_each_variant_of_whole_size(table: pl.DataFrame) -> None:
+    whole = pl.concat([table, rows_of(FLOW, 0.6, variant="most"), rows_of(FLOW, 0.7, variant="half")])
+    text = tables.missing(whole)
+    assert [line(text, start)[2][:5] for start in ("0 ours", "0.5 ours", "0.8 ours")] == ["0.900", "0.700", "0.600"]
+    assert "most" not in tables.pairs(whole)
+    assert len(tables.pairs(whole).splitlines()) == len(tables.pairs(table).splitlines())
+
+
 def test_everything_leaves_out_a_variant_without_rows(table: pl.DataFrame) -> None:
     text = tables.everything(table)
     assert "complete data" in text
-    assert "missing" not in text
+    assert "half of the training slots" not in text
 
 
 def test_a_comparison_that_has_no_cell_of_ours_yet_has_its_tables(table: pl.DataFrame) -> None:
