@@ -4,8 +4,8 @@
     make bench-scenes ARGS="--store /tmp/scenes --quick"
 
 The line of `mmgen demo scenes` is run up to its generator, or found in the store. Each test sample is asked for its
-picture by its English and Chinese caption and by its speech, for its captions by its picture, for one caption by the
-other. A picture is read by templates of the renderer's own sprites (scene_matcher.py), and what that gets right of the
+picture by its English and Chinese caption and by its speech, at once and through the caption that it hears, for its
+captions by its picture and by its speech, for one caption by the other. A picture is read by templates of the renderer's own sprites (scene_matcher.py), and what that gets right of the
 real pictures of the same samples stands beside it, as judged from nothing. Of made captions it counts how many are the
 sample's own word for word (there are several ways to say a scene), and how many tell its scene. The asked sentence,
 whose scene training never sees, is drawn a few times more, into a PNG beside the table. Intervals are Wilson's, of chrF
@@ -18,6 +18,7 @@ import argparse
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,15 +76,20 @@ def pictures(line: Line, items: Sequence[Item], seed: int) -> list[Score]:
                 places = [at for at, item in enumerate(items) if item.meta["language"] == language]
                 mine = [seen[at] for at in places], [wanted[at] for at in places]
                 found += picture_scores(*mine, given, f"_spoken_{language}")
-    return found
+    # what is heard is written down first: two calls of the same model
+    heard = line.make(items, ("audio",), CAPTION["en"], seed=seed)
+    drawn = line.model.generate(slots={CAPTION["en"]: heard}, to="image", **how(line, seed))["image"]
+    return found + picture_scores([match(pixels(data)) for data in drawn], wanted, "audio", f"_via_{CAPTION['en']}")
+
+
+def how(line: Line, seed: int) -> dict[str, Any]:
+    """The recipe's own sampling."""
+    return {"guidance": line.config.evaluate.guidance, "steps": line.config.evaluate.steps, "seed": seed}
 
 
 def asked(line: Line, count: int, seed: int, page: Path) -> list[Score]:
     """So many pictures of the asked sentence, and a PNG of them."""
-    files = line.model.generate(
-        slots={CAPTION["zh"]: SENTENCE}, to="image", num=count, guidance=line.config.evaluate.guidance,
-        steps=line.config.evaluate.steps, seed=seed,
-    )["image"]  # fmt: skip
+    files = line.model.generate(slots={CAPTION["zh"]: SENTENCE}, to="image", num=count, **how(line, seed))["image"]
     shown = [pixels(data) for data in files]
     lines = [shown[start : start + ASKED_COLUMNS] for start in range(0, count, ASKED_COLUMNS)]
     page.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +114,7 @@ def caption_scores(made: Sequence[str], items: Sequence[Item], given: str, to: s
 
 def captions(line: Line, items: Sequence[Item], seed: int) -> list[Score]:
     """Captions of pictures in both languages, and each language from the other."""
-    ways = [("image", slot) for slot in CAPTION.values()]
+    ways = [(given, slot) for given in ("image", "audio") for slot in CAPTION.values()]
     ways += [(one, other) for one in CAPTION.values() for other in CAPTION.values() if one != other]
     found = []
     for given, to in ways:
