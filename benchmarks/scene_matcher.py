@@ -158,12 +158,13 @@ def match(picture: NDArray[np.uint8]) -> Scene:
 
 def _waves(values: Tensor) -> Tensor:
     """Frequencies of values (…, H, W) by which all their places are looked at in one go."""
-    return torch.fft.rfft2(values.double(), PADDED)
+    waves: Tensor = torch.fft.rfft2(values.double(), PADDED)
+    return waves
 
 
 def _places(waves: Tensor) -> Tensor:
     """The sums of products at every place that a whole frame fits: (…, R, C)."""
-    found = torch.fft.irfft2(waves, PADDED)
+    found: Tensor = torch.fft.irfft2(waves, PADDED)
     return found[..., : PADDED[0] - FRAME[0] + 1, : PADDED[1] - FRAME[1] + 1].float()
 
 

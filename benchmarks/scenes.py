@@ -5,11 +5,11 @@
 
 The line of `mmgen demo scenes` is run up to its generator, or found in the store. Each test sample is asked for its
 picture by its English and Chinese caption and by its speech, at once and through the caption that it hears, for its
-captions by its picture and by its speech, for one caption by the other. A picture is read by templates of the renderer's own sprites (scene_matcher.py), and what that gets right of the
-real pictures of the same samples stands beside it, as judged from nothing. Of made captions it counts how many are the
-sample's own word for word (there are several ways to say a scene), and how many tell its scene. The asked sentence,
-whose scene training never sees, is drawn a few times more, into a PNG beside the table. Intervals are Wilson's, of chrF
-a bootstrap's.
+captions by its picture and by its speech, for one caption by the other. A picture is read by templates of the
+renderer's own sprites (scene_matcher.py), and what that gets right of the real pictures of the same samples stands
+beside it, as judged from nothing. Of made captions it counts how many are the sample's own word for word (there are
+several ways to say a scene), and how many tell its scene. The asked sentence, whose scene training never sees, is drawn
+a few times more, into a PNG beside the table. Intervals are Wilson's, of chrF a bootstrap's.
 """
 
 from __future__ import annotations
