@@ -127,8 +127,9 @@ def tell(rows: Sequence[Score], path: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"scores": [asdict(row) for row in rows], "table": str(path)}, ensure_ascii=False))
         return
-    print(f"{'metric':<26}{'given → made':<34}{'value':>9}   {'95% interval':<18}{'n':>6}")
+    wide = max((len(row.metric) for row in rows), default=0) + 2
+    print(f"{'metric':<{wide}}{'given → made':<34}{'value':>9}   {'95% interval':<18}{'n':>6}")
     for row in rows:
         way = f"{row.given or '—'} → {row.made}"
-        print(f"{row.metric:<26}{way:<34}{row.value:>9.3f}   {f'{row.low:.3f}–{row.high:.3f}':<18}{row.n:>6}")
+        print(f"{row.metric:<{wide}}{way:<34}{row.value:>9.3f}   {f'{row.low:.3f}–{row.high:.3f}':<18}{row.n:>6}")
     print(path)
