@@ -49,10 +49,13 @@ class Line:
 
     def make(self, items: Sequence[Item], given: Sequence[str], to: str, num: int = 1, seed: int = 0) -> list[Any]:
         """`num` of the slot `to` from the slots `given` of each sample: texts, or bytes of files."""
-        asked = {slot: [first(item, slot) for item in items] for slot in given}
+        return self.ask({slot: [first(item, slot) for item in items] for slot in given}, to, num, seed)
+
+    def ask(self, slots: dict[str, Any], to: str, num: int = 1, seed: int = 0) -> list[Any]:
+        """The same of values of one's own, sampled as the recipe's evaluation does."""
         how = self.config.evaluate
         return self.model.generate(
-            slots=asked, to=to, num=num, guidance=how.guidance, steps=how.steps, seed=seed
+            slots=slots, to=to, num=num, guidance=how.guidance, steps=how.steps, seed=seed
         )[to]  # fmt: skip
 
 

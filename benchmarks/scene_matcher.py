@@ -41,8 +41,9 @@ NEAR_PX = 12.0
 #: a foot this far above the ground stands on the support
 RAISED_PX = 9.0
 FRAME = (44, 68)
-#: of the picture with what goes on beyond its borders: see `_padded`
-PADDED = (SIZE_PX + FRAME[0] + 4, SIZE_PX + FRAME[1] // 2 * 2)
+#: of the picture with what goes on beyond its borders (see `_padded`), and of the waves: a row more, for 111 is 3 · 37
+PADDED = (SIZE_PX + FRAME[0] + 3, SIZE_PX + FRAME[1] // 2 * 2)
+WAVES = (PADDED[0] + 1, PADDED[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +159,13 @@ def match(picture: NDArray[np.uint8]) -> Scene:
 
 def _waves(values: Tensor) -> Tensor:
     """Frequencies of values (…, H, W) by which all their places are looked at in one go."""
-    waves: Tensor = torch.fft.rfft2(values.double(), PADDED)
+    waves: Tensor = torch.fft.rfft2(values.double(), WAVES)
     return waves
 
 
 def _places(waves: Tensor) -> Tensor:
     """The sums of products at every place that a whole frame fits: (…, R, C)."""
-    found: Tensor = torch.fft.irfft2(waves, PADDED)
+    found: Tensor = torch.fft.irfft2(waves, WAVES)
     return found[..., : PADDED[0] - FRAME[0] + 1, : PADDED[1] - FRAME[1] + 1].float()
 
 

@@ -18,7 +18,6 @@ import argparse
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,18 +77,13 @@ def pictures(line: Line, items: Sequence[Item], seed: int) -> list[Score]:
                 found += picture_scores(*mine, given, f"_spoken_{language}")
     # what is heard is written down first: two calls of the same model
     heard = line.make(items, ("audio",), CAPTION["en"], seed=seed)
-    drawn = line.model.generate(slots={CAPTION["en"]: heard}, to="image", **how(line, seed))["image"]
+    drawn = line.ask({CAPTION["en"]: heard}, "image", seed=seed)
     return found + picture_scores([match(pixels(data)) for data in drawn], wanted, "audio", f"_via_{CAPTION['en']}")
-
-
-def how(line: Line, seed: int) -> dict[str, Any]:
-    """The recipe's own sampling."""
-    return {"guidance": line.config.evaluate.guidance, "steps": line.config.evaluate.steps, "seed": seed}
 
 
 def asked(line: Line, count: int, seed: int, page: Path) -> list[Score]:
     """So many pictures of the asked sentence, and a PNG of them."""
-    files = line.model.generate(slots={CAPTION["zh"]: SENTENCE}, to="image", num=count, **how(line, seed))["image"]
+    files = line.ask({CAPTION["zh"]: SENTENCE}, "image", count, seed)
     shown = [pixels(data) for data in files]
     lines = [shown[start : start + ASKED_COLUMNS] for start in range(0, count, ASKED_COLUMNS)]
     page.parent.mkdir(parents=True, exist_ok=True)

@@ -46,7 +46,7 @@ def tuning() -> Iterator[Cell]:
 
 
 def comparison(best: str) -> Iterator[Cell]:
-    """The table: everyone on both variants; ours and the best peer with all seeds; the curves of ours."""
+    """The table: everyone on both variants; ours and the best peer with all seeds; the curves."""
     full = settings.BUDGET_S / 60
     for variant in ("complete", "half"):
         for seed in settings.SEEDS:

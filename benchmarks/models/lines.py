@@ -37,7 +37,7 @@ def variant_of(name: str) -> tuple[float, int | None]:
     """Share of missing slots, and pairs to learn from (None: all), of "complete", "half", "most" or "pairs-N"."""
     if name.startswith("pairs-"):
         return 0.0, int(name.removeprefix("pairs-"))
-    return {"complete": 0.0, "half": settings.MISSING, "most": settings.MOST_MISSING}[name], None
+    return settings.MISSING[name], None
 
 
 def table_of(folder: Path, variant: str, splits: Mapping[str, str], rows: int = settings.ROWS) -> Path:

@@ -16,8 +16,8 @@ SAMPLER_STEPS = 20
 #: rows of the embedded data set, and training pairs of the curve over them, whose last point is all that there are
 ROWS = 5_000
 PAIRS = (500, 1_000, 2_000)
-#: share of a training row's slots that are missing in the incomplete set, and in the one that ours alone learns from
-MISSING, MOST_MISSING = 0.5, 0.8
+#: variant → share of a training row's slots that are missing; ours alone learns from "most"
+MISSING = {"complete": 0.0, "half": 0.5, "most": 0.8}
 #: joint samples, and components of the mixture that is fitted to the peers' latents
 JOINT, COMPONENTS = 500, 10
 #: cells at once, each with so many threads: one is what wastes no processor time on waiting

@@ -115,10 +115,6 @@ def curve(table: pl.DataFrame) -> str:
     return _along(mine.filter(pl.col("contender").is_in(several)), "minutes", "CPU minutes")
 
 
-#: share of a training row's slots that are missing, by variant
-MISSING = {"complete": 0.0, "half": settings.MISSING, "most": settings.MOST_MISSING}
-
-
 def pairs(table: pl.DataFrame) -> str:
     """Quality of ours over the number of pairs that it learned from."""
     mine = table.filter(of_pairs(), contender=FLOW, seed=0).filter(pl.col("minutes") == full(table))
@@ -132,9 +128,9 @@ def of_pairs() -> pl.Expr:
 
 def missing(table: pl.DataFrame) -> str:
     """Quality of ours over the share of slots that training rows lack."""
-    mine = table.filter(pl.col("variant").is_in([*MISSING]), contender=FLOW, seed=0)
+    mine = table.filter(pl.col("variant").is_in([*settings.MISSING]), contender=FLOW, seed=0)
     mine = mine.filter(pl.col("minutes") == full(table))
-    share = pl.col("variant").replace_strict(MISSING, return_dtype=pl.Float64)
+    share = pl.col("variant").replace_strict(settings.MISSING, return_dtype=pl.Float64)
     return _along(mine.with_columns(share=share), "share", "missing share")
 
 

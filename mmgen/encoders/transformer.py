@@ -102,7 +102,7 @@ class TransformerMelEncoder(Encoder):
         """The read-out's state and then every step's, normalised (B, 1 + steps, hidden)."""
         mel_BMT = value if self.spectrum is None else self.spectrum(value)
         x_BSH = self.shorten(mel_BMT).transpose(1, 2) + self.positions
-        x_BSH = torch.cat([self.read_out.expand(len(x_BSH), 1, -1).to(x_BSH.dtype), x_BSH], dim=1)
+        x_BSH = torch.cat([self.read_out.expand(len(x_BSH), 1, -1), x_BSH], dim=1)
         for block in self.blocks:
             x_BSH = block(x_BSH)
         out: Tensor = self.norm(x_BSH)

@@ -51,6 +51,14 @@ def test_every_encoder_gives_one_vector_of_its_width_or_one_for_each_token(
     assert bool(mask_BT.all())
 
 
+def test_a_sound_is_heard_in_the_order_of_its_frames_and_by_itself() -> None:
+    torch.manual_seed(0)
+    encoder = make_encoder("transformer_mel", "audio", (16, 32), 40)
+    value = torch.randn(3, 16, 32)
+    assert (encoder(value) - encoder(value.flip(2))).abs().max() > 0.01
+    torch.testing.assert_close(encoder(value[1:2]), encoder(value)[1:2])
+
+
 def test_the_places_of_a_picture_add_up_to_its_vector() -> None:
     torch.manual_seed(0)
     encoder = make_encoder("cnn_image", "image", (3, 20, 24), 40)

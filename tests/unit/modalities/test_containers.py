@@ -107,7 +107,7 @@ def test_the_last_frame_of_a_flac_tells_its_length(frames: int, channels: int, r
     assert (cut_sound(data, "flac"), wrong_size(data, "flac")) == (None, None)
 
 
-@pytest.mark.parametrize("tail", [2, 3, 5])
+@pytest.mark.parametrize("tail", [2, 3])
 def test_a_flac_that_ends_in_what_looks_like_a_frame_begins_is_read(tail: int) -> None:
     data = encoded(tone(), "FLAC")
     begin = data.index(b"\xff\xf8")
