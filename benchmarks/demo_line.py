@@ -47,16 +47,17 @@ class Line:
                 keys = [keys[place] for place in sorted(places.tolist())]
             return [data[key] for key in keys]
 
-    def make(self, items: Sequence[Item], given: Sequence[str], to: str, num: int = 1, seed: int = 0) -> list[Any]:
+    def make(
+        self, items: Sequence[Item], given: Sequence[str], to: str, num: int = 1, seed: int = 0, **how: Any
+    ) -> list[Any]:
         """`num` of the slot `to` from the slots `given` of each sample: texts, or bytes of files."""
-        return self.ask({slot: [first(item, slot) for item in items] for slot in given}, to, num, seed)
+        return self.ask({slot: [first(item, slot) for item in items] for slot in given}, to, num, seed, **how)
 
-    def ask(self, slots: dict[str, Any], to: str, num: int = 1, seed: int = 0) -> list[Any]:
-        """The same of values of one's own, sampled as the recipe's evaluation does."""
-        how = self.config.evaluate
-        return self.model.generate(
-            slots=slots, to=to, num=num, guidance=how.guidance, steps=how.steps, seed=seed
-        )[to]  # fmt: skip
+    def ask(self, slots: dict[str, Any], to: str, num: int = 1, seed: int = 0, **how: Any) -> list[Any]:
+        """The same of values of one's own, sampled as the recipe's evaluation does where `how` does not say."""
+        names = ("guidance", "steps", "candidates")
+        asked = {name: getattr(self.config.evaluate, name) for name in names} | how
+        return self.model.generate(slots=slots, to=to, num=num, seed=seed, **asked)[to]
 
 
 def first(item: Item, slot: str) -> Any:

@@ -122,7 +122,8 @@ def measure(line: Line, options: argparse.Namespace) -> list[Score]:
     shown = settled(every)
     told = [item for item in items if str(item.group) in shown]
     for given in (("image", ANSWER), (ANSWER,)):
-        made = line.make(told, given, QUESTION, seed=options.seed)
+        # answers are the likeliest; of questions there are many
+        made = line.make(told, given, QUESTION, seed=options.seed, temperature=1.0)
         found += question_scores(made, told, shown, given, line.config.evaluate.resamples)
     return found
 

@@ -67,6 +67,10 @@ def add(app: typer.Typer, answer: Answer) -> None:
         prefix: Annotated[
             list[str] | None, typer.Option(metavar="NAME=TEXT", help="What the made texts of a slot begin with.")
         ] = None,
+        candidates: Annotated[
+            int | None,
+            typer.Option(min=1, help="Samples made for each one that is kept, which goes best with what is given."),
+        ] = None,
         seed: Seed = 0,
         out: Out = OUT,
         store: StoreOption = STORE,
@@ -82,7 +86,7 @@ def add(app: typer.Typer, answer: Answer) -> None:
         wanted = tuple(name.strip() for name in to.split(",") if name.strip())
         asked = Asked(
             plain, pairs, away, mixed, strength, sampler, shift, steps, temperature, top_k, top_p, beams,
-            read_named(prefix or [], "--prefix"),
+            read_named(prefix or [], "--prefix"), candidates,
         )  # fmt: skip
         wish = Wish(given_slots(text, image, audio, slot or []), num, seed, asked, wanted)
         answer(as_json, make(model, wish, out, store, device), _show_files)

@@ -68,6 +68,7 @@ def make(reference: str, wish: Wish, out: Path, store: str, device: str) -> dict
             mix=[(weight, _files(model, mixed)) for weight, mixed in asked.mix],
             strength=asked.strength, sampler=asked.sampler, shift=asked.shift, steps=asked.steps, seed=wish.seed,
             temperature=asked.temperature, top_k=asked.top_k, top_p=asked.top_p, beams=asked.beams, prefix=asked.prefix,
+            candidates=asked.candidates,
         )  # fmt: skip
 
     return _made(made, reference, out, store, device) | {"seed": wish.seed}

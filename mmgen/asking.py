@@ -33,6 +33,7 @@ class Asked:
     beams: int | None = None
     #: text slot → what its texts begin with, one for all conditions or one for each
     prefix: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
+    candidates: int | None = None
 
 
 def named_slots(text: Any, image: Any, audio: Any, slots: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from mmgen.maker import Maker
 from mmgen.preprocess.text import TextPreprocess
 from mmgen.uris import read_uri
 
-GUIDANCE, JOINT_GUIDANCE, STEPS = 2.0, 1.0, 20
+GUIDANCE, JOINT_GUIDANCE, STEPS, CANDIDATES = 2.0, 1.0, 20, 1
 
 
 def targets(maker: Maker, named: set[str], to: tuple[str, ...]) -> tuple[str, ...]:
@@ -57,9 +57,10 @@ def sampling(defaults: Mapping[str, float], asked: Asked, led: bool) -> Sampling
     if asked.negative and guidance == 1 and not asked.pairs:
         raise ConfigError("negative: a guidance of 1 moves away from nothing; wanted another guidance beside it")
     steps = int(defaults.get("steps", STEPS)) if steps is None else steps
+    many = int(defaults.get("candidates", CANDIDATES)) if asked.candidates is None else asked.candidates
     return Sampling(
         steps, float(guidance), dict(asked.pairs), asked.sampler, asked.shift, asked.temperature, asked.top_k,
-        asked.top_p, asked.beams,
+        asked.top_p, asked.beams, many,
     )  # fmt: skip
 
 

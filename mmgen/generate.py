@@ -110,6 +110,7 @@ class Model:
         top_p: float | None = None,
         beams: int | None = None,
         prefix: Mapping[str, str | Sequence[str]] | None = None,
+        candidates: int | None = None,
     ) -> Generated:
         """Make the slots `to` (all that are not given, if empty) from what is given, `num` samples of each condition.
 
@@ -122,12 +123,14 @@ class Model:
         sampler: euler, heun or dpm; shift: more than 1 puts more of its steps near the noise.
         temperature, top_k, top_p, beams: of models that write texts token by token (see `Sampling`). prefix: text slot
         → what its texts begin with, one for all or one per condition; best whole words, without a space behind them.
+        candidates: samples made for each one that is kept, the one that goes best with what is given by the model's own
+        fusion (see `agreement`).
         The same seed gives the same bytes on one machine. Raises ConfigError, UnknownReference, SourceError.
         """
         wanted = (to,) if isinstance(to, str) else tuple(to)
         asked = Asked(
             guidance, pairs or {}, negative or {}, tuple(mix), strength, sampler, shift, steps, temperature, top_k,
-            top_p, beams, prefix or {},
+            top_p, beams, prefix or {}, candidates,
         )  # fmt: skip
         return _generate(self, each_condition(named_slots(text, image, audio, slots)), wanted, num, asked, seed)
 
@@ -262,7 +265,7 @@ def package_files(
 ) -> dict[str, bytes]:
     """Name → bytes of a package: everything that `generate` needs, nothing that only training did.
 
-    defaults: "guidance", "joint_guidance" and "steps" for those who do not say.
+    defaults: "guidance", "joint_guidance", "steps" and "candidates" for those who do not say.
     """
     files: dict[str, bytes] = {}
     about: dict[str, Any] = {

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmgen.agreement import agreement, best, comparable
 from mmgen.artifact import Artifact, load_link
 from mmgen.batches import Batch, Samples
 from mmgen.codec_set import CodecSet, load_weights
@@ -105,9 +106,15 @@ def with_embeddings(
 
 
 def with_ids(latents: Samples, tensors: Samples, slots: Sequence[str]) -> Samples:
-    """`latents` with the token ids (L,) of these text slots beside them. tensors: the same samples, which hold them."""
-    for slot in slots:
-        latents = latents.beside(slot, ids_key(slot), [shard.slots[slot].rows for shard in tensors.shards])
+    """`latents` with the token ids (L,) of these text slots beside them. tensors: the same samples, which hold them.
+
+    L is that of the longest of their texts: what none of them has is padding, which would be computed in vain.
+    """
+    rows = {slot: [shard.slots[slot].rows for shard in tensors.shards] for slot in slots}
+    everything = [ids for each in rows.values() for ids in each if len(ids)]
+    longest = max((int((ids != PAD).sum(1).max()) for ids in everything), default=1)
+    for slot, each in rows.items():
+        latents = latents.beside(slot, ids_key(slot), [ids[:, :longest] for ids in each])
     return latents
 
 
@@ -186,6 +193,8 @@ class Maker:
         steering: with `tensors` batches and values. prefix: text slot → ids (B, L) that its texts begin with, all pads
         for one that begins with nothing. Raises ConfigError for one of them that the generator cannot follow.
         """
+        if how.candidates > 1:
+            return self._best(given, to, how, rng, steering, prefix or {})
         generator: Any = self.generator
         led = () if steering is None else (self._read(steering),)
         if getattr(generator, "writes", False):
@@ -199,6 +208,20 @@ class Maker:
             return self._staged(given, to, how, rng)
         latents = generator.sample(self.conditions(given), to, how, rng, *led)
         return {slot: self.codecs.decode(slot, latents[slot]) for slot in to}
+
+    def _best(
+        self, given: Batch, to: tuple[str, ...], how: Sampling, rng: torch.Generator, steering: Steering | None,
+        prefix: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """Several samples of each row, of which the one that agrees best is kept."""
+        count = how.candidates if comparable(given, to) else 1
+        places = torch.arange(len(given), device=self.device).repeat_interleave(count)
+        many = given.take(places)
+        made = self.make(
+            many, to, replace(how, candidates=1), rng, None if steering is None else steering.take(places),
+            {slot: ids_BL[places] for slot, ids_BL in prefix.items()},
+        )  # fmt: skip
+        return best(made, agreement(self.fusion, many, made), count) if count > 1 else made
 
     def _staged(self, given: Batch, to: tuple[str, ...], how: Sampling, rng: torch.Generator) -> dict[str, Tensor]:
         """In one stage where all slots were seen together; else rows that give the same slots go the same way."""

@@ -73,7 +73,7 @@ def register(config: Config, inputs: Mapping[str, Artifact], runtime: Runtime) -
     draft = Draft(store, "promotion", config.name, what.fingerprint)
     # what was scored is what is served to those who do not say
     asked = config.evaluate
-    defaults = {"guidance": asked.guidance, "joint_guidance": asked.joint_guidance, "steps": asked.steps}
+    defaults = {name: getattr(asked, name) for name in ("guidance", "joint_guidance", "steps", "candidates")}
     package = generate.package_files(store, parts["codecs"], parts["fusion"], parts["generator"], defaults)
     for name, data in sorted(package.items()):
         draft.put(f"{promotions.PACKAGE}/{name}", data, promotions.PACKAGE)
@@ -273,6 +273,7 @@ def signature(slots: Mapping[str, str]) -> ModelSignature:
         ParamSpec("top_p", real, -1.0),
         ParamSpec("beams", whole, -1),
         ParamSpec("prefix", DataType.string, ""),
+        ParamSpec("candidates", whole, -1),
     ]
     return ModelSignature(inputs=Schema(columns), params=ParamSchema(params))
 

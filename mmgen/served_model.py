@@ -28,9 +28,9 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined
     that is not given. params: to (slots joined by commas; none: all that are not given), num (samples per row),
     guidance, steps (negative: the package's own), seed, and, as Model.generate has them, sampler, shift, pairs
     (GIVEN:MADE=NUMBER, one a line), negative (NAME=VALUE, one a line), strength (negative: nothing is varied),
-    temperature, top_k, top_p, beams (negative: the package's own) and prefix (NAME=VALUE, one a line). The answer is a
-    table with `row` (number of the condition, from 0), `sample` (0 … num-1) and a column per slot of `to`: text as a
-    string, image as the bytes of a PNG, audio as those of a WAV.
+    temperature, top_k, top_p, beams, candidates (negative: the package's own) and prefix (NAME=VALUE, one a line). The
+    answer is a table with `row` (number of the condition, from 0), `sample` (0 … num-1) and a column per slot of `to`:
+    text as a string, image as the bytes of a PNG, audio as those of a WAV.
     """
 
     def load_context(self, context: Any) -> None:
@@ -46,7 +46,7 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined
         to = tuple(slot.strip() for slot in str(asked.get("to") or "").split(",") if slot.strip())
         how = asking.Asked(
             **{name: _number(asked, name, float) for name in ("guidance", "strength", "temperature", "top_p")},
-            **{name: _number(asked, name, int) for name in ("steps", "top_k", "beams")},
+            **{name: _number(asked, name, int) for name in ("steps", "top_k", "beams", "candidates")},
             sampler=str(asked.get("sampler") or "") or None,
             shift=float(asked.get("shift", 1.0)),
             pairs=asking.read_guidance(_words(asked.get("pairs")), "pairs")[1],

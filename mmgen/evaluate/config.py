@@ -28,6 +28,8 @@ class FloorsConfig(Settings):
 class EvaluateConfig(Settings):
     """What is sampled and what the gate wants."""
 
+    later = frozenset({"candidates"})
+
     #: test keys frozen in the evaluation set
     max_samples: int = Field(500, ge=1)
     guidance: float = 2.0
@@ -35,6 +37,8 @@ class EvaluateConfig(Settings):
     joint_guidance: float = 1.0
     #: sampler steps
     steps: int = Field(20, ge=1)
+    #: samples made for each one that is kept, the one that the fusion model finds to go best with what was given
+    candidates: int = Field(1, ge=1)
     seed: int = 0
     #: sets of several inputs tried for each made slot at most, spread over their sizes; single inputs always are
     larger_subsets: int = Field(12, ge=0)

@@ -71,8 +71,9 @@ class Examiner:
         return sorted(found, key=lambda each: (len(each[0]), [slots.index(slot) for slot in each[0]]))
 
     def draws(self, guidance: float) -> Draws:
-        """The configured steps and seed with this guidance."""
-        return Draws(Sampling(self.settings.steps, guidance), self.settings.seed)
+        """The configured steps, candidates and seed with this guidance."""
+        how = Sampling(self.settings.steps, guidance, candidates=self.settings.candidates)
+        return Draws(how, self.settings.seed)
 
     def table(self, exam: Exam, training: Training | None = None) -> list[Score]:
         """All rows of one split: ceilings first, then every set of inputs, then what sums them up."""

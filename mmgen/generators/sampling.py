@@ -31,6 +31,8 @@ class Sampling:
     top_k: int | None = None
     top_p: float | None = None
     beams: int | None = None
+    #: samples made for each one that is kept (see `agreement`)
+    candidates: int = 1
 
     def __post_init__(self) -> None:
         for name, good, wanted in (
@@ -38,6 +40,7 @@ class Sampling:
             ("top_k", self.top_k is None or self.top_k >= 1, "1 or more"),
             ("top_p", self.top_p is None or 0 < self.top_p <= 1, "more than 0 and at most 1"),
             ("beams", self.beams is None or self.beams >= 1, "1 or more"),
+            ("candidates", self.candidates >= 1, "1 or more"),
         ):
             if not good:
                 raise ConfigError(f"{name}: wanted {wanted}, came {getattr(self, name)}")

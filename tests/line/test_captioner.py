@@ -13,6 +13,7 @@ from flows import cli
 from flows.endings import ending
 from mmgen import steps
 from mmgen.batches import open_samples
+from mmgen.codecs.text import PAD
 from mmgen.errors import ConfigError
 from mmgen.generate import Model, conditions, load_package, save_package
 from mmgen.generators.autoregressive import IDS_SUFFIX, ids_key
@@ -113,9 +114,17 @@ def test_ids_are_drawn_with_the_latents_of_the_same_text(
     beside = with_ids(latents, tensors, ["text"])
     assert beside.drawn_with == {ids_key("text"): "text"}
     assert beside.layouts["text" + IDS_SUFFIX].dtype == "int32"
+    (longest,) = beside.layouts[ids_key("text")].shape
+    ends = []
     for one, other in zip(beside.shards, tensors.shards, strict=True):
         assert one.keys == other.keys
-        assert (one.slots[ids_key("text")].rows == other.slots["text"].rows).all()
+        ids, whole = one.slots[ids_key("text")].rows, other.slots["text"].rows
+        assert (ids == whole[:, :longest]).all()
+        assert (whole[:, longest:] == PAD).all()
+        ends.append((ids[:, -1] != PAD).any())
+    # nothing but padding is cut off, and all of it
+    assert any(ends)
+    assert longest < tensors.layouts["text"].shape[0]
 
 
 def test_what_cannot_be_begun_is_refused(line: Made, model: Model) -> None:

@@ -34,7 +34,7 @@ OPTIONS = {
     "generate": {
         "--text", "--image", "--audio", "--slot", "--to", "--num", "--guidance", "--negative", "--mix", "--strength",
         "--sampler", "--shift", "--steps", "--seed", "--out", "--store", "--device", "--json", "--temperature",
-        "--top-k", "--top-p", "--beams", "--prefix",
+        "--top-k", "--top-p", "--beams", "--prefix", "--candidates",
     },
     "head": {
         "--head", "--column", "--slot", "--separator", "--steps", "--seed", "--store", "--device", "--json",

@@ -29,7 +29,7 @@ led = model.predict(pd.DataFrame({"text": ["one"]}), params={
 })
 said = model.predict(pd.DataFrame({"image": [image]}), params={"steps": 2})
 refused = []
-wrong = [{"prefix": "text=t"}, {"top_k": 0}, {"top_p": 2.0}, {"beams": 0}]
+wrong = [{"prefix": "text=t"}, {"top_k": 0}, {"top_p": 2.0}, {"beams": 0}, {"candidates": 0}]
 for table, params in [({"txt": ["one"]}, {}), *(({"image": [image]}, {"to": "text", **each}) for each in wrong)]:
     try:
         model.predict(pd.DataFrame(table), params=params)
@@ -67,11 +67,11 @@ def test_a_fresh_process_loads_it_from_mlflow_alone_and_makes_the_same_bytes(reg
     assert told["starts"] == ["\x89PNG", "RIFF"]
     assert told["text"] == "str"
     assert told["default"] == ["audio", "row", "sample", "text"]
-    assert len(told["refused"]) == 5
+    assert len(told["refused"]) == 6
     assert "wanted a row and a column of" in told["refused"][0]
     # this model has no use for them, so that they arrived shows in what it says of them
     assert "prefix: this model makes whole texts at once" in told["refused"][1]
-    for name, said in zip(("top_k", "top_p", "beams"), told["refused"][2:], strict=True):
+    for name, said in zip(("top_k", "top_p", "beams", "candidates"), told["refused"][2:], strict=True):
         assert f"{name}: wanted " in said
     model = generate.load("digits@champion", registered)
     given = [{"text": "one"}, {"image": image.read_bytes()}]
