@@ -4,12 +4,13 @@
     make bench-scenes ARGS="--store /tmp/scenes --quick"
 
 The line of `mmgen demo scenes` is run up to its generator, or found in the store. Each test sample is asked for its
-picture by its English and Chinese caption and by its speech, at once and through the caption that it hears, for its
-captions by its picture and by its speech, for one caption by the other. A picture is read by templates of the
-renderer's own sprites (scene_matcher.py), and what that gets right of the real pictures of the same samples stands
-beside it, as judged from nothing. Of made captions it counts how many are the sample's own word for word (there are
-several ways to say a scene), and how many tell its scene. The asked sentence, whose scene training never sees, is drawn
-a few times more, into a PNG beside the table. Intervals are Wilson's, of chrF a bootstrap's.
+picture by its English and Chinese caption and by its speech, at once, through the caption that it hears, and as the
+best of several (`--candidates`), for its captions by its picture and by its speech, for one caption by the other. A
+picture is read by templates of the renderer's own sprites (scene_matcher.py), and what that gets right of the real
+pictures of the same samples stands beside it, as judged from nothing. Of made captions it counts how many are the
+sample's own word for word (there are several ways to say a scene), and how many tell its scene. The asked sentence,
+whose scene training never sees, is drawn a few times more, into a PNG beside the table: single draws, and each the best
+of several. Intervals are Wilson's, of chrF a bootstrap's.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ def picture_scores(found: Sequence[Scene], wanted: Sequence[Scene], given: str, 
     ]
 
 
-def pictures(line: Line, items: Sequence[Item], seed: int) -> list[Score]:
-    """Pictures from each caption and from speech, by its language too, beside the real ones."""
+def pictures(line: Line, items: Sequence[Item], seed: int, candidates: int) -> list[Score]:
+    """Pictures from each caption and from speech, by its language too, beside real ones; then the best of several."""
     wanted = [truth(item) for item in items]
     found = picture_scores([match(pixels(first(item, "image"))) for item in items], wanted, "", "_real")
     for given in (*CAPTION.values(), "audio"):
@@ -78,18 +79,27 @@ def pictures(line: Line, items: Sequence[Item], seed: int) -> list[Score]:
     # what is heard is written down first: two calls of the same model
     heard = line.make(items, ("audio",), CAPTION["en"], seed=seed)
     drawn = line.ask({CAPTION["en"]: heard}, "image", seed=seed)
-    return found + picture_scores([match(pixels(data)) for data in drawn], wanted, "audio", f"_via_{CAPTION['en']}")
+    found += picture_scores([match(pixels(data)) for data in drawn], wanted, "audio", f"_via_{CAPTION['en']}")
+    for given in (*CAPTION.values(), "audio"):
+        files = line.make(items, (given,), "image", seed=seed, candidates=candidates)
+        found += picture_scores([match(pixels(data)) for data in files], wanted, given, f"_of_{candidates}")
+    return found
 
 
-def asked(line: Line, count: int, seed: int, page: Path) -> list[Score]:
-    """So many pictures of the asked sentence, and a PNG of them."""
-    files = line.ask({CAPTION["zh"]: SENTENCE}, "image", count, seed)
-    shown = [pixels(data) for data in files]
-    lines = [shown[start : start + ASKED_COLUMNS] for start in range(0, count, ASKED_COLUMNS)]
+def asked(line: Line, count: int, seed: int, candidates: int, page: Path) -> list[Score]:
+    """So many pictures of the asked sentence, single draws and each the best of several, and a PNG of them."""
+    lines, titles, found = [], [], []
+    for many, suffix in ((1, "_asked"), (candidates, f"_asked_of_{candidates}")):
+        files = line.ask({CAPTION["zh"]: SENTENCE}, "image", count, seed, candidates=many)
+        shown = [pixels(data) for data in files]
+        found += picture_scores([match(each) for each in shown], [ASKED] * count, CAPTION["zh"], suffix)
+        mine = [shown[start : start + ASKED_COLUMNS] for start in range(0, count, ASKED_COLUMNS)]
+        # in English: Pillow's own font has no Chinese letters
+        titles += [f"a cat sits on the table, an apple is on the table: best of {many}", *[""] * (len(mine) - 1)]
+        lines += mine
     page.parent.mkdir(parents=True, exist_ok=True)
-    # in English: Pillow's own font has no Chinese letters
-    page.write_bytes(grid(["a cat sits on the table, an apple is on the table", *[""] * (len(lines) - 1)], lines))
-    return picture_scores([match(each) for each in shown], [ASKED] * count, CAPTION["zh"], "_asked")
+    page.write_bytes(grid(titles, lines))
+    return found
 
 
 # ---------------------------------------------------------------- captions
@@ -121,8 +131,8 @@ def measure(line: Line, options: argparse.Namespace, page: Path) -> list[Score]:
     """All rows."""
     items = line.samples(options.split, options.rows)
     return [
-        *pictures(line, items, options.seed),
-        *asked(line, options.asked, options.seed, page),
+        *pictures(line, items, options.seed, options.candidates),
+        *asked(line, options.asked, options.seed, options.candidates, page),
         *captions(line, items, options.seed),
     ]
 
@@ -134,6 +144,7 @@ def main() -> None:
     parser.add_argument("--split", choices=("test", "validation"), default="test",
                         help="validation has combinations that training has seen")  # fmt: skip
     parser.add_argument("--asked", type=int, default=16, help="pictures of the asked sentence")
+    parser.add_argument("--candidates", type=int, default=16, help="samples of which the best is kept")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     path = options.out or RESULTS / f"{NAME}.parquet"

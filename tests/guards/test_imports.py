@@ -22,7 +22,8 @@ ORDER = (
     # the torch line
     "preprocess", "features", "similarities", "batches", "adversarial",
     "codecs", "encoders", "fusion", "generators", "training",
-    "codec_set", "embeddings", "extract", "maker", "pair_scores", "editing", "conditions", "generate", "evaluate",
+    "codec_set", "embeddings", "extract", "agreement", "maker", "pair_scores", "editing", "conditions", "generate",
+    "evaluate",
     "fit_parts", "fit_vocoder", "fit_judges", "evalset", "fit", "fusion_reads", "pretrain", "network_args", "train",
     "train_head", "evaluate.step", "evaluate.against",
     "mlflow_client", "dataset_log", "served_model", "registry",
