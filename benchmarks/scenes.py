@@ -9,8 +9,8 @@ best of several (`--candidates`), for its captions by its picture and by its spe
 picture is read by templates of the renderer's own sprites (scene_matcher.py), and what that gets right of the real
 pictures of the same samples stands beside it, as judged from nothing. Of made captions it counts how many are the
 sample's own word for word (there are several ways to say a scene), and how many tell its scene. The asked sentence,
-whose scene training never sees, is drawn a few times more, into a PNG beside the table: single draws, and each the best
-of several. Intervals are Wilson's, of chrF a bootstrap's.
+whose scene training never sees, is drawn a few times more: single draws, and each the best of several. They are shown
+in docs/scenes-asked.png, or beside the table that `--out` names. Intervals are Wilson's, of chrF a bootstrap's.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from mmgen.evaluate.text_scores import text_scores
 from mmgen.sources.scenes import ASKED, Scene, combinations, things_of
 
 NAME = "scenes"
+DOCS = Path(__file__).parents[1] / "docs"
 SENTENCE = "一只猫坐在桌子上，桌子上有一个苹果"
 MATCHER, CAPTIONS = "scene_matcher", "scene_captions"
 CAPTION = {"en": "caption_en", "zh": "caption_zh"}
@@ -149,7 +150,7 @@ def main() -> None:
     options = parser.parse_args()
     path = options.out or RESULTS / f"{NAME}.parquet"
     line = trained(NAME, options)
-    rows = measure(line, options, path.with_name(f"{path.stem}-asked.png"))
+    rows = measure(line, options, path.with_suffix(".png") if options.out else DOCS / f"{NAME}-asked.png")
     keep(path, rows, line.generator.ref, split=options.split)
     tell(rows, path, options.json)
 
