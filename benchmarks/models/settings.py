@@ -11,6 +11,8 @@ CURVE_MINUTES = (1, 2, 5, 10)
 SEEDS = (0, 1, 2)
 #: shares of our recipe's steps by which its pace is measured, and the share of a budget that is then planned
 PACE_SHARES, MARGIN = (0.05, 0.15), 0.97
+#: trainings of one of our cells at most, each shorter than the one before that went beyond the budget
+TRIES = 3
 #: of our flow
 SAMPLER_STEPS = 20
 #: rows of the embedded data set, and training pairs of the curve over them, whose last point is all that there are

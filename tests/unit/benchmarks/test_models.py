@@ -53,6 +53,21 @@ def test_ours_scales_every_training_and_keeps_the_rest_of_the_recipe() -> None:
     assert config.judges == recipe.judges
 
 
+def test_ours_is_trained_anew_and_shorter_where_it_went_beyond_its_budget(tmp_path, monkeypatch) -> None:
+    place, asked = cells.Place(tmp_path, tmp_path), []
+    (place.cells / "pace.json").write_text('{"fixed_s": 0.0, "recipe_s": 300.0}')
+
+    def slower(place, cell, trainings, made):
+        asked.append(trainings[0]["generator"]["train"]["steps"])
+        # half as fast as when its pace was measured
+        return {"cpu_s": 600.0 * asked[-1] / cells.flow(1.0)[0]["generator"]["train"]["steps"]}
+
+    monkeypatch.setattr(cells, "_ours", slower)
+    found = cells.run(place, cells.Cell(FLOW, "complete", 0, 10), {}, "test")
+    assert len(asked) == 2
+    assert 0.9 * 600 < found["cpu_s"] <= 600
+
+
 def test_the_pace_of_two_trainings_plans_a_share_of_the_recipe_that_stays_within_a_budget() -> None:
     pace = cells.Pace.between((0.05, 40.0), (0.15, 100.0))
     assert (pace.fixed_s, pace.recipe_s) == pytest.approx((10.0, 600.0))
