@@ -213,15 +213,20 @@ class Maker:
         self, given: Batch, to: tuple[str, ...], how: Sampling, rng: torch.Generator, steering: Steering | None,
         prefix: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:  # fmt: skip
-        """Several samples of each row, of which the one that agrees best is kept."""
-        count = how.candidates if comparable(given, to) else 1
+        """Several samples of each row, of which the one that agrees best is kept: with each mixed condition by its
+        weight, where there are some."""
+        basis = steering.mix if steering is not None and steering.mix else ((1.0, given),)
+        count = how.candidates if any(comparable(batch, to) for _, batch in basis) else 1
         places = torch.arange(len(given), device=self.device).repeat_interleave(count)
-        many = given.take(places)
         made = self.make(
-            many, to, replace(how, candidates=1), rng, None if steering is None else steering.take(places),
+            given.take(places), to, replace(how, candidates=1), rng,
+            None if steering is None else steering.take(places),
             {slot: ids_BL[places] for slot, ids_BL in prefix.items()},
         )  # fmt: skip
-        return best(made, agreement(self.fusion, many, made), count) if count > 1 else made
+        if count == 1:
+            return made
+        each = [weight * agreement(self.fusion, batch.take(places), made) for weight, batch in basis]
+        return best(made, torch.stack(each).sum(0), count)
 
     def _staged(self, given: Batch, to: tuple[str, ...], how: Sampling, rng: torch.Generator) -> dict[str, Tensor]:
         """In one stage where all slots were seen together; else rows that give the same slots go the same way."""

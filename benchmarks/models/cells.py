@@ -225,14 +225,13 @@ def run(place: Place, cell: Cell, chosen: dict[str, int], split: str) -> dict[st
 def _within(place: Place, cell: Cell) -> dict[str, Any]:
     """Our flow, whose budget is steps, planned by its pace. What took more processor time all the same, as it does on a
     machine that is busier than it was then, is trained anew, shorter."""
-    share, found = pace(place).share(cell.minutes), {}
-    for _ in range(settings.TRIES):
+    share, budget_s = pace(place).share(cell.minutes), 60 * cell.minutes
+    for left in reversed(range(settings.TRIES)):
         found = _ours(place, cell, flow(share), str(place.made(cell)))
-        taken = found["cpu_s"] / (60 * cell.minutes)
-        if taken <= 1:
+        if found["cpu_s"] <= budget_s or not left:
             break
-        print(f"{cell.name}: {found['cpu_s']:.0f} s of {60 * cell.minutes:.0f}, again and shorter", flush=True)
-        share *= settings.MARGIN / taken
+        print(f"{cell.name}: {found['cpu_s']:.0f} s of {budget_s:.0f}, again and shorter", flush=True)
+        share *= settings.MARGIN * budget_s / found["cpu_s"]
     return found
 
 

@@ -75,20 +75,33 @@ def test_the_best_of_each_rows_samples_is_kept() -> None:
     assert kept["b"].tolist() == [11, 13]
 
 
+def fits(model: Model, given: dict[str, str], files: list[bytes]) -> Tensor:
+    """How well these pictures go with what is given."""
+    made = conditions(model.maker, [{"image": data} for data in files]).values["image"]
+    return agreement(model.maker.fusion, conditions(model.maker, [given] * len(files)), {"image": made})
+
+
 def test_it_keeps_one_of_the_samples_that_would_be_made(model: Model) -> None:
     asked = {"to": "image", "steps": 2, "seed": 4}
     each = model.generate(text=["one", "two"], num=5, **asked)["image"]
     kept = model.generate(text=["one", "two"], candidates=5, **asked)["image"]
-    scored = []
     for row, text in enumerate(("one", "two")):
         files = each[row * 5 : row * 5 + 5]
         assert len(set(files)) > 1
-        given = conditions(model.maker, [{"text": text}] * 5)
-        made = conditions(model.maker, [{"image": data} for data in files]).values["image"]
-        scored.append(agreement(model.maker.fusion, given, {"image": made}))
+        fit = fits(model, {"text": text}, files)
         # a file has 256 levels, so that near ties may fall otherwise
-        assert scored[row][files.index(kept[row])] > scored[row].max() - 1e-3
+        assert fit[files.index(kept[row])] > fit.max() - 1e-3
     assert kept != each[::5], "the first of each would have been the best: the seed tells nothing"
+
+
+def test_what_is_mixed_is_agreed_with_by_its_weight(model: Model) -> None:
+    mix = [(3.0, {"text": "one"}), (1.0, {"text": "two"})]
+    asked = {"to": "image", "steps": 2, "mix": mix, "seed": 4}
+    files = model.generate(num=6, **asked)["image"]
+    kept = model.generate(candidates=6, **asked)["image"][0]
+    fit = 3 * fits(model, {"text": "one"}, files) + fits(model, {"text": "two"}, files)
+    assert fit[files.index(kept)] > fit.max() - 1e-3
+    assert kept != files[0], "the first would have been the best: the seed tells nothing"
 
 
 def test_with_nothing_to_agree_with_it_is_as_without(model: Model) -> None:
@@ -97,9 +110,15 @@ def test_with_nothing_to_agree_with_it_is_as_without(model: Model) -> None:
 
 
 def test_all_that_is_asked_of_a_sample_is_asked_of_its_candidates(model: Model) -> None:
-    led = {"image": picture(3), "to": "image", "steps": 2, "strength": 0.5, "negative": {"text": "two"}, "seed": 1}
-    each = model.generate(num=4, **led)["image"]
-    assert model.generate(candidates=4, **led)["image"][0] in each
+    led = {
+        "image": picture(3), "text": "one", "to": "image", "steps": 2, "strength": 0.5, "negative": {"text": "two"},
+        "seed": 1,
+    }  # fmt: skip
+    files = model.generate(num=4, **led)["image"]
+    kept = model.generate(candidates=4, **led)["image"][0]
+    fit = fits(model, {"text": "one"}, files)
+    assert fit[files.index(kept)] > fit.max() - 1e-3
+    assert kept != files[0], "the first would have been the best: the seed tells nothing"
 
 
 def test_a_package_says_how_many(line: Line, model: Model, tmp_path: Path) -> None:
