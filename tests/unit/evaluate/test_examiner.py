@@ -71,6 +71,11 @@ def test_a_set_that_no_sample_has_whole_is_not_asked(store: Store) -> None:
     assert (("audio", "text"), "image") in asked
 
 
+def test_samples_are_drawn_as_the_settings_say(store: Store) -> None:
+    draws = examiner(store, EvenOdds(), steps=7, candidates=5, seed=3).draws(1.5)
+    assert (draws.sampling.steps, draws.sampling.candidates, draws.sampling.guidance, draws.seed) == (7, 5, 1.5, 3)
+
+
 def test_perplexity_of_even_odds_is_the_vocabulary_and_the_text_itself_is_not_given(store: Store) -> None:
     maker = EvenOdds()
     (row,) = examiner(store, maker)._perplexity(real(), ("image",), "text")
