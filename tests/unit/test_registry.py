@@ -170,11 +170,12 @@ def test_a_manifest_names_the_package_and_the_card_and_all_inputs(two):
     assert set(line.inputs) == {"codecs", "fusion", "generator", "scores", "features", "dataset"}
 
 
-def test_a_package_samples_as_its_scores_did(store):
+def test_a_package_samples_as_its_scores_did(store, monkeypatch):
+    shipped = []
+    monkeypatch.setattr(registry.generate, "package_files", lambda *parts: shipped.append(parts[-1]) or dict(PACKAGE))
     settings = CONFIG.model_copy(update={"evaluate": CONFIG.evaluate.model_copy(update={"candidates": 5, "steps": 7})})
-    (config,) = [e for e in register(store, settings).by_role("package") if e.path.endswith("/config.json")]
-    found = json.loads(store.read(config.path))["defaults"]
-    assert (found["candidates"], found["steps"]) == (5, 7)
+    register(store, settings)
+    assert shipped == [{"guidance": 2.0, "joint_guidance": 1.0, "steps": 7, "candidates": 5}]
 
 
 def test_a_kill_after_mlflow_and_before_the_ledger_leaves_one_version(store, monkeypatch):
