@@ -52,14 +52,11 @@ def _lines(answer: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _generate(model: dict[str, Any], store: str) -> str:
     reference = f"{model['name']}@{model['aliases'][0] if model['aliases'] else model['version']}"
-    slots = model["slots"]
-    first = next((name for name, modality in slots.items() if modality == "text"), None)
-    others = [name for name in slots if name != first] or [first]
-    given = (
-        []
-        if first is None
-        else (["--text", model["example"]] if first == "text" else ["--slot", f"{first}={model['example']}"])
-    )
-    return shlex.join(
-        ["mmgen", "generate", reference, *given, "--to", ",".join(map(str, others)), "--num", "4", "--store", store]
-    )
+    first = next((name for name, modality in model["slots"].items() if modality == "text"), None)
+    others = [name for name in model["makes"] if name != first]
+    given: list[str] = []
+    # a model that makes nothing beside the example's own slot makes that of nothing
+    if first is not None and others:
+        given = ["--text", model["example"]] if first == "text" else ["--slot", f"{first}={model['example']}"]
+    wanted = ",".join(others or model["makes"])
+    return shlex.join(["mmgen", "generate", reference, *given, "--to", wanted, "--num", "4", "--store", store])

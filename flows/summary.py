@@ -16,9 +16,9 @@ from mmgen.store import Store
 def summarise(store: Store, outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The run's `--json` object; None, or nothing in a list, for what it did not come to.
 
-    dataset, counts, scores (rows of data_schemas.scores), model {name, version, aliases, slots, example}, report, card,
-    grid (of the first direction that has one) and examples [{given, made, files}] as paths or URLs, gate (why the model
-    was not promoted), steps (`Outcome.to_json`).
+    dataset, counts, scores (rows of data_schemas.scores), model {name, version, aliases, slots, makes, example},
+    report, card, grid (of the first direction that has one) and examples [{given, made, files}] as paths or URLs, gate
+    (why the model was not promoted), steps (`Outcome.to_json`).
     """
     made = {outcome["step"]: load_ref(store, outcome["artifact"]) for outcome in outcomes}
     data = made.get("shard") or made.get("validate")
@@ -67,12 +67,14 @@ def score_rows(scores: Sequence[Mapping[str, Any]] | None) -> list[tuple[str, st
 
 
 def _model(store: Store, model: Artifact) -> dict[str, Any]:
-    codecs = artifact.load_link(store, model.inputs["codecs"])
+    codecs, args = artifact.load_link(store, model.inputs["codecs"]), model.facts["args"]
     return {
         "name": model.name,
         "version": model.version,
         "aliases": promotions.aliases_of(store, model),
         "slots": dict(codecs.facts["slots"]),
+        # a writer of texts and a baseline say what they make; all else makes every slot
+        "makes": args.get("targets") or ([args["target"]] if "target" in args else list(codecs.facts["slots"])),
         "example": _example_text(store, codecs),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 
 from flows import cli
 from flows.endings import ending
+from flows.screen import _generate, show_run
+from flows.summary import summarise
 from mmgen import steps
 from mmgen.batches import open_samples
 from mmgen.codecs.text import PAD
@@ -101,6 +104,33 @@ def test_the_command_completes_a_text(line: Made, tmp_path: Path, capsys: pytest
     assert ending(cli.app, [*wanted, *asked]) == 0
     files = json.loads(capsys.readouterr().out.splitlines()[-1])["files"]
     assert Path(files[0]).read_text().startswith("a green")
+
+
+def test_the_command_that_a_run_ends_with_works_for_a_model_that_makes_texts_alone(
+    line: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runtime, made, _ = line
+    outcomes = [made[step].to_json() for step in ("train-generator",)]
+    show_run(summarise(runtime.store, outcomes) | {"log": None}, str(runtime.store.uri))
+    (said,) = [each for each in capsys.readouterr().out.splitlines() if each.startswith("more")]
+    program, *words = shlex.split(said.removeprefix("more"))
+    assert program == "mmgen"
+    assert ending(cli.app, [*words, "--out", str(tmp_path / "out")]) == 0
+    assert len(list((tmp_path / "out").glob("*-text.txt"))) == 4
+
+
+def test_the_command_asks_for_what_is_made_from_what_is_not() -> None:
+    slots = {"answer": "text", "image": "image", "question": "text"}
+    model = {
+        "name": "vqa",
+        "version": 1,
+        "aliases": [],
+        "slots": slots,
+        "example": "red",
+        "makes": ["question", "answer"],
+    }
+    said = shlex.split(_generate(model, "s"))
+    assert said[3:7] == ["--slot", "answer=red", "--to", "question"]
 
 
 def test_ids_are_drawn_with_the_latents_of_the_same_text(
