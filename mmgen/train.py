@@ -13,6 +13,7 @@ from torch import nn
 from mmgen.adversarial import learner_of
 from mmgen.artifact import Artifact, Draft, fingerprint
 from mmgen.batches import Loader, Samples, ToValue, open_samples
+from mmgen.beside import with_embeddings, with_ids
 from mmgen.codec_set import CodecSet, weights_of
 from mmgen.config import Config
 from mmgen.encoders.foreign_text import give_tokenizer
@@ -28,7 +29,7 @@ from mmgen.generators.label_report import label_report
 from mmgen.generators.table import GENERATORS
 from mmgen.identity import Identity, identity
 from mmgen.initial import ROLE
-from mmgen.maker import load_fusion, load_network, new_fusion, new_generator, with_embeddings, with_ids
+from mmgen.maker import load_fusion, load_network, new_fusion, new_generator
 from mmgen.network_args import GENERATOR_ARGS, as_recorded, fusion_args
 from mmgen.preprocess.text import TextPreprocess
 from mmgen.pretrain import Texts, pretrain_text

@@ -24,8 +24,8 @@ ORDER = (
     "codecs", "encoders", "fusion", "generators", "training",
     "codec_set", "embeddings", "extract", "agreement", "maker", "pair_scores", "editing", "conditions", "generate",
     "evaluate",
-    "fit_parts", "fit_vocoder", "fit_judges", "evalset", "fit", "fusion_reads", "pretrain", "network_args", "train",
-    "train_head", "evaluate.step", "evaluate.against",
+    "fit_parts", "fit_vocoder", "fit_judges", "evalset", "fit", "fusion_reads", "pretrain", "network_args", "beside",
+    "train", "train_head", "evaluate.step", "evaluate.against",
     "mlflow_client", "dataset_log", "served_model", "registry",
     # decides which of them runs, and imports the one that does
     "steps",

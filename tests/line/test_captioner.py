@@ -16,11 +16,11 @@ from flows.screen import _generate, show_run
 from flows.summary import summarise
 from mmgen import steps
 from mmgen.batches import open_samples
+from mmgen.beside import with_ids
 from mmgen.codecs.text import PAD
 from mmgen.errors import ConfigError
 from mmgen.generate import Model, conditions, load_package, save_package
 from mmgen.generators.autoregressive import IDS_SUFFIX, ids_key
-from mmgen.maker import with_ids
 from mmgen.runtime import Runtime
 from tests import colour_line
 from tests.colour_line import COLOURS

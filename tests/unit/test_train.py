@@ -14,6 +14,7 @@ from safetensors.torch import load, save_file
 from mmgen import artifact as artifacts
 from mmgen.artifact import Artifact
 from mmgen.batches import Loader, open_samples
+from mmgen.beside import with_embeddings
 from mmgen.codec_set import CodecSet
 from mmgen.config import Config
 from mmgen.encoders.table import make_encoder
@@ -23,7 +24,7 @@ from mmgen.generate import conditions
 from mmgen.generators.joint_flow import embedding_key
 from mmgen.generators.sampling import Sampling
 from mmgen.identity import identity
-from mmgen.maker import Maker, embed_slot, load_fusion, new_fusion, with_embeddings
+from mmgen.maker import Maker, embed_slot, load_fusion, new_fusion
 from mmgen.network_args import as_recorded, fusion_args
 from mmgen.report.curves import read_curves
 from mmgen.runtime import Runtime
