@@ -100,7 +100,7 @@ def tune(place: Place, results: Results) -> dict[str, Any]:
 
 
 def provenance() -> dict[str, str]:
-    """Where results are from. Whether bfloat16 has instructions of its own there doubles what a minute is worth to us."""
+    """Where results are from; bfloat16 instructions double what a minute is worth to our flow."""
     bf16 = "with" if bf16_works(torch.device("cpu")) else "without"
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     return {"commit": head, "machine": f"{os.uname().machine}, {os.cpu_count()} cores, {bf16} bf16", "command": COMMAND}
