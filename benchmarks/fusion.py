@@ -77,7 +77,7 @@ class Prepared:
 def prepare(store: str, rows: int, quick: bool) -> Prepared:
     """Bring the store's data, codecs and features up to date."""
     runtime = Runtime(Store(store), device="cpu")
-    config = configure(store, rows, quick, runtime.progress)
+    config = configure("spoken_digits", store, rows, quick, runtime.progress)
     names = steps.NAMES[: steps.NAMES.index("extract") + 1]
     return Prepared(config, runtime, {each.step: each.artifact for each in steps.run(config, runtime, names)})
 
