@@ -173,7 +173,7 @@ def summarise(table: pl.DataFrame) -> list[dict[str, Any]]:
                 gains = [cells[kind, features, seed][name] - cells["concat", features, seed][name] for seed in beside]
                 row[f"{name} above concat"] = over_seeds(gains)
         part = table.filter((pl.col("kind") == kind) & (pl.col("features") == features))
-        row["cpu_seconds"] = float(part["cpu_seconds"].unique().mean())
+        row["cpu_seconds"] = statistics.fmean(part["cpu_seconds"].unique())
         found.append(row)
     return found
 

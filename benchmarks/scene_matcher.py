@@ -8,6 +8,7 @@ templates, R and C rows and columns of places.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -60,7 +61,7 @@ class Found:
 class Templates:
     """Sprites at several sizes as one bank of kernels, each in the middle of a frame with its foot at the same row."""
 
-    def __init__(self, names: list[str], heights: dict[str, tuple[float, ...]]) -> None:
+    def __init__(self, names: list[str], heights: Mapping[str, tuple[float, ...]]) -> None:
         self.names: list[str] = []
         self.heights: list[float] = []
         kernels, masks = [], []

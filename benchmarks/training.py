@@ -119,10 +119,15 @@ def latent_samples(folder: Path, rows: int, flow: JointFlow, rng: np.random.Gene
     return samples_of(folder, rows, "latents", layouts, rng)
 
 
+def marking(marks: list[tuple[float, float]]) -> Callbacks:
+    """Lays the time of each reading into `marks`."""
+    return Callbacks(on_read=lambda step, means: marks.append(_now()))
+
+
 # ---------------------------------------------------------------- (a) the loop and the bare step
 
 
-def bare(flow: nn.Module, batch: Batch, settings: TrainConfig, steps: int, average: bool) -> Callable[[], None]:
+def bare(flow: JointFlow, batch: Batch, settings: TrainConfig, steps: int, average: bool) -> Callable[[], None]:
     """`steps` steps as one writes them by hand, with what lasts from step to step made before."""
     optimiser = torch.optim.AdamW(flow.parameters(), lr=settings.learning_rate, fused=True)
     kept = Average(flow, settings.ema_decay or 0.999) if average else None
@@ -135,7 +140,7 @@ def bare(flow: nn.Module, batch: Batch, settings: TrainConfig, steps: int, avera
             optimiser.zero_grad(set_to_none=True)
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=on):
                 loss = network.loss(batch, rng)["loss"]
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(network.parameters(), settings.max_grad_norm or 1.0)
             optimiser.step()
             if kept is not None:
@@ -159,7 +164,7 @@ def overhead(folder: Path, steps: int, rounds: int) -> dict[str, Any]:
         marks: list[tuple[float, float]] = []
         train(
             flow, flow.loss, Loader(samples, batch_size=size, seed=1), settings, world=ALONE, seed=1, what="flow",
-            callbacks=Callbacks(on_read=lambda step, means, marks=marks: marks.append(_now())),
+            callbacks=marking(marks),
         )  # fmt: skip
         found["loop"].append(_between(marks[0], marks[-1], steps))
         for name, arm in arms.items():
@@ -221,7 +226,7 @@ def cached(folder: Path, steps: int, rounds: int) -> dict[str, Any]:
         "audio": lambda mels: mels.float().clamp(-1, 1),
     }  # fmt: skip
     size = config.generator.train.batch_size
-    arms: dict[str, tuple[nn.Module, Callable[[], Loader]]] = {
+    arms: dict[str, tuple[JointFlow | WithCodecs, Callable[[], Loader]]] = {
         "cached": (flow, lambda: Loader(latents, batch_size=size, seed=1)),
         "codecs": (
             WithCodecs(flow_of(config, codecs), codecs, fusion_of(config)),
@@ -235,7 +240,7 @@ def cached(folder: Path, steps: int, rounds: int) -> dict[str, Any]:
             marks: list[tuple[float, float]] = []
             train(
                 network, network.loss, loader(), settings, world=ALONE, seed=1, what=name,
-                callbacks=Callbacks(on_read=lambda step, means, marks=marks: marks.append(_now())),
+                callbacks=marking(marks),
             )  # fmt: skip
             found[name].append(_between(marks[0], marks[-1], steps))
     per_epoch = -(-4000 // size)

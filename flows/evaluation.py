@@ -52,7 +52,7 @@ def _config(store: Store, inputs: Mapping[str, Artifact]) -> Config:
     generator = inputs["generator"]
     past = artifact.history(store, "scores", generator.name)
     mine = [each for each in past if each.inputs["generator"].fingerprint == generator.fingerprint]
-    settings = next((each.config.get("evaluate", {}) for each in (*mine, *past)), {})
+    settings: dict[str, Any] = next((each.config.get("evaluate", {}) for each in (*mine, *past)), {})
     # where the data came from is no part of what `evaluate` does
     source = {"kind": "folder", "path": "."}
     plain = {"name": generator.name, "source": source, "slots": inputs["codecs"].config["slots"], "evaluate": settings}

@@ -96,8 +96,8 @@ def interpolate(
     """As `make`, on the way from one to the other."""
 
     def made(model: Model) -> Generated:
-        ends = [_files(model, end) for end in (one, other)]
-        return model.interpolate(*ends, wish.num, slots=_files(model, wish.given), steps=wish.asked.steps)
+        first, last = _files(model, one), _files(model, other)
+        return model.interpolate(first, last, wish.num, slots=_files(model, wish.given), steps=wish.asked.steps)
 
     return _made(made, reference, out, store, device)
 

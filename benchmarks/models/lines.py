@@ -125,7 +125,7 @@ def export(
         value = how.value(torch.from_numpy(compact))
         arrays[f"value/{slot}"] = retold(value, how, said) if isinstance(how, TextPreprocess) else value.numpy()
         arrays[f"present/{slot}"] = samples.counts[slot][rows] > 0
-    np.savez(target, **arrays)
+    np.savez(target, allow_pickle=False, **arrays)
     return len(rows)
 
 

@@ -153,7 +153,7 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
             networks += [maker.fusion, *maker.codecs.codecs.values()]
         costs["parameters"] += sum(weight.numel() for network in networks for weight in network.parameters())
     if request["made"] is not None:
-        np.savez(request["made"], **arrays)
+        np.savez(request["made"], allow_pickle=False, **arrays)
     rows = sum(steps.train_shards(trained.made["shard"]).values())
     return {**costs, "rows": rows, "steps": sum(costs["steps"]), "skipped": 0}
 

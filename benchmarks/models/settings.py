@@ -7,7 +7,7 @@ from typing import Any
 #: processor seconds of training, codecs included, and of one tuning run
 BUDGET_S, TUNING_S = 600.0, 120.0
 #: the curve of quality over budget, in minutes of processor time; the last is the full one
-CURVE_MINUTES = (1, 2, 5, 10)
+CURVE_MINUTES: tuple[float, ...] = (1, 2, 5, 10)
 SEEDS = (0, 1, 2)
 #: shares of our recipe's steps by which its pace is measured, and the share of a budget that is then planned: what a
 #: shared machine takes varies by a tenth, and a cell beyond its budget is trained anew

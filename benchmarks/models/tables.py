@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
 import polars as pl
 
@@ -36,7 +37,7 @@ def said(rows: pl.DataFrame, digits: int = 3) -> str:
     """The mean over seeds with the mean of their intervals, which is no narrower than the truth; "–" for none."""
     if rows.is_empty():
         return "–"
-    value, low, high = (rows[name].mean() for name in ("value", "low", "high"))
+    value, low, high = (fmean(rows[name]) for name in ("value", "low", "high"))
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
@@ -99,9 +100,9 @@ def costs(table: pl.DataFrame, variant: str) -> str:
         here = mine.filter(contender=name).unique("seed")
         spread = mine.filter(contender=name, metric=scores.MEAN_COHERENCE)["value"]
         rows.append([
-            NAMES[name], str(len(here)), f"{here['cpu_s'].mean():,.0f}", f"{here['making_cpu_s'].mean():,.0f}",
-            f"{here['parameters'].max():,.0f}", f"{here['steps'].mean():,.0f}", f"{here['skipped'].mean():,.0f}",
-            f"{here['rows'].max():,.0f}", f"{spread.min():.3f} to {spread.max():.3f}",
+            NAMES[name], str(len(here)), f"{fmean(here['cpu_s']):,.0f}", f"{fmean(here['making_cpu_s']):,.0f}",
+            f"{max(here['parameters']):,.0f}", f"{fmean(here['steps']):,.0f}", f"{fmean(here['skipped']):,.0f}",
+            f"{max(here['rows']):,.0f}", f"{min(spread):.3f} to {max(spread):.3f}",
         ])  # fmt: skip
     head = ["", "seeds", "CPU s of training", "of making", "parameters", "steps", "skipped", "training rows",
             "mean coherence over seeds"]  # fmt: skip
@@ -141,8 +142,8 @@ def _along(mine: pl.DataFrame, column: str, head: str) -> str:
         joint = here.filter(metric=scores.JOINT_COHERENCE)
         best = joint.filter(pl.col("value") == joint["value"].max()).head(1)
         means = [said(here.filter(metric=metric)) for metric in MEANS]
-        rows.append([f"{at:g} {NAMES[name]}", f"{here['cpu_s'].mean():,.0f}", *means, said(best),
-                     *(f"{here.filter(metric=metric, sampler='')['value'].mean() or 0:.3f}"
+        rows.append([f"{at:g} {NAMES[name]}", f"{fmean(here['cpu_s']):,.0f}", *means, said(best),
+                     *(f"{fmean(here.filter(metric=metric, sampler='')['value']):.3f}"
                        for metric in (scores.JUDGE_KERNEL_DISTANCE, scores.COVERAGE))])  # fmt: skip
     return markdown(
         [head, "CPU s", *MEANS.values(), "joint (its better sampler)", "kernel distance, mean", "coverage, mean"], rows
