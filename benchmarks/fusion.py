@@ -46,7 +46,9 @@ FEATURES = {"tensors": "end to end", "latents": "frozen"}
 #: two-sided 95% of Student's t by degrees of freedom
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 #: what a cell is summed up as: name → means over rows of these
-SUMMARY = ("retrieval@1", "accuracy, 1 input", "accuracy, 2 inputs", "accuracy, all inputs")
+SUMMARY = (
+    "retrieval@1, 1 input", "retrieval@1, 2 inputs", "accuracy, 1 input", "accuracy, 2 inputs", "accuracy, all inputs",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -135,15 +137,15 @@ def keep(prepared: Prepared, cells: Iterable[Cell]) -> pl.DataFrame:
 
 
 def summed(rows: Sequence[Score]) -> dict[str, float]:
-    """A cell's few numbers: means over directions, and over subsets of so many inputs."""
+    """A cell's few numbers: means over directions from one slot to another, and over subsets of so many inputs."""
     most = max(row.given.count(scores.AND) for row in rows)
-    found = {SUMMARY[0]: [row.value for row in rows if row.metric == f"{scores.RECALL_AT}1"]}
-    for inputs, name in enumerate(SUMMARY[1:]):
-        found[name] = [
-            row.value
-            for row in rows
-            if row.metric == scores.LABEL_ACCURACY and row.given.count(scores.AND) == (inputs if inputs < 2 else most)
-        ]
+
+    def of(metric: str, inputs: int | None = None) -> list[float]:
+        fitting = [row for row in rows if row.metric == metric]
+        return [row.value for row in fitting if inputs is None or row.given.count(scores.AND) == inputs - 1]
+
+    accuracies = (of(scores.LABEL_ACCURACY, inputs) for inputs in (1, 2, most + 1))
+    found = dict(zip(SUMMARY, (of(f"{scores.RECALL_AT}1"), of(scores.SUBSET_RECALL, 2), *accuracies), strict=True))
     return {name: statistics.fmean(values) for name, values in found.items() if values}
 
 
