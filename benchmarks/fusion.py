@@ -101,7 +101,7 @@ def measure(prepared: Prepared, cell: Cell) -> pl.DataFrame:
     real = test_split(prepared)
     rows = fused.retrieval(network, real) + robustness(network, real, seed=0)
     about = {
-        **asdict(cell), "cpu_seconds": spent, "parameters": made.facts["parameters"], "command": " ".join(sys.argv),
+        **asdict(cell), "cpu_seconds": spent, "parameters": made.facts["parameters"], "command": "make bench-fusion",
         "circumstance": json.dumps(circumstance(device="cpu")),
     }  # fmt: skip
     return pl.DataFrame([asdict(row) | about for row in rows])
