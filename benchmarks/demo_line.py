@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -110,8 +111,9 @@ def counted(metric: str, given: Sequence[str], made: str, judge: str, found: Est
 def keep(path: Path, rows: Sequence[Score], model: str, **about: Any) -> pl.DataFrame:
     """Check the rows against data_schemas.scores and write them, beside where and by what they were made."""
     here = circumstance()
-    # as one types it: argv begins with where this checkout happens to lie
-    command = " ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+    # as one types it: where this checkout and the store happen to lie is nobody's concern
+    typed = " ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+    command = re.sub(r"(--store[ =])\S+", r"\1DIR", typed)
     beside = {
         **about, "model": model,
         "machine": here["machine"], "commit": here["commit"] or "", "time": here["time"], "command": command,
