@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import torch
 
+from benchmarks.kept import Kept, whole
 from benchmarks.models import cells, drawing, settings, tables
 from benchmarks.models.cells import Cell, Place
 from benchmarks.models.judging import Bench, frame, value_of
@@ -45,34 +45,12 @@ class Results:
     folder: Path
 
     @property
-    def scores(self) -> Path:
-        return self.folder / "models.parquet"
+    def scores(self) -> Kept:
+        return Kept(self.folder / "models.parquet", CELL)
 
     @property
     def tuning(self) -> Path:
         return self.folder / "models-tuning.json"
-
-    def table(self) -> pl.DataFrame | None:
-        """All scores so far."""
-        return pl.read_parquet(self.scores) if self.scores.exists() else None
-
-    def has(self, about: dict[str, Any]) -> bool:
-        """Whether a cell's scores are there."""
-        found = self.table()
-        return found is not None and not found.filter(**{name: about[name] for name in CELL}).is_empty()
-
-    def add(self, rows: pl.DataFrame) -> None:
-        """Whole or not at all."""
-        found = self.table()
-        whole(self.scores, lambda path: (rows if found is None else pl.concat([found, rows])).write_parquet(path))
-
-
-def whole(path: Path, write: Any) -> None:
-    """Write a file in one go."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    write(partial)
-    partial.rename(path)
 
 
 def tune(place: Place, results: Results) -> dict[str, Any]:
@@ -108,16 +86,18 @@ def provenance() -> dict[str, str]:
 
 def compare(place: Place, results: Results, chosen: dict[str, int], best: str, only: str | None) -> None:
     """Every cell that has no scores yet, and once what real rows score."""
-    asked = [cell for cell in cells.comparison(best) if only in (None, cell.contender) and not results.has(told(cell))]
+    asked = [
+        cell for cell in cells.comparison(best) if only in (None, cell.contender) and not results.scores.has(told(cell))
+    ]
     nobody = {"contender": REAL, "variant": "complete", "seed": 0, "minutes": 0.0}
     bench: Bench | None = None
     for cell, costs in cells.run_all(place, asked, chosen, "test"):
         bench = bench or Bench(place.store, "test", place.exam("test"))
-        if not results.has(nobody):
-            results.add(frame({**nobody, **dict.fromkeys(COSTS, 0.0), **provenance()}, bench.floors()))
+        if not results.scores.has(nobody):
+            results.scores.add(frame({**nobody, **dict.fromkeys(COSTS, 0.0), **provenance()}, bench.floors()))
         rows = bench.table(place.made(cell))
         paid = {name: float(costs[name]) for name in COSTS}
-        results.add(frame({**told(cell), **paid, **provenance()}, rows))
+        results.scores.add(frame({**told(cell), **paid, **provenance()}, rows))
         summary = (scores.MEAN_COHERENCE, f"{scores.MEAN_COHERENCE_OF}2", scores.JOINT_COHERENCE)
         said = ", ".join(f"{metric} {value_of(rows, metric):.3f}" for metric in summary)
         print(f"{cell.name}: {said} ({costs['cpu_s']:.0f} s)", flush=True)
@@ -165,9 +145,9 @@ def main() -> None:
             return
         chosen = {peer: tuned[peer]["chosen"] for peer in tuned if peer in settings.GRID}
         compare(place, results, chosen, "" if ours else best_of(tuned), asked.only)
-    found = results.table()
+    found = results.scores.table()
     if found is None:
-        raise SystemExit(f"{results.scores}: no results yet; run `make bench-models` first")
+        raise SystemExit(f"{results.scores.path}: no results yet; run `make bench-models` first")
     print(tables.everything(found))
     drawing.draw(found, work / "docs" if trying else DOCS)
 

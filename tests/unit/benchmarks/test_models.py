@@ -259,7 +259,7 @@ def test_plots_are_drawn_where_there_are_two_points(table: pl.DataFrame, tmp_pat
 
 
 def test_results_grow_by_cells_and_know_what_they_have(table: pl.DataFrame, tmp_path: Path) -> None:
-    results = Results(tmp_path / "results")
+    results = Results(tmp_path / "results").scores
     about = {"contender": FLOW, "variant": "complete", "seed": 1, "minutes": 10.0}
     assert not results.has(about)
     results.add(rows_of("mopoe", 0.4))
