@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from sacrebleu.metrics.bleu import BLEU
@@ -14,6 +15,23 @@ from mmgen.evaluate.intervals import Estimate, bootstrap, mean_of_samples, wilso
 
 #: first letters of scripts that are written without spaces between words
 _UNSPACED = ("\u0e00", "\u0e7f"), ("\u3040", "\u30ff"), ("\u3400", "\u9fff"), ("\uf900", "\ufaff")
+
+
+class _PlainNumbers:
+    """Sacrebleu takes the mean over resamples, of which those without a match score a float and others a float32, and
+    `statistics` does not mix them."""
+
+    def _compute_score_from_stats(self, stats: Iterable[float]) -> Any:
+        plain = [float(each) for each in stats]
+        return super()._compute_score_from_stats(plain)  # type: ignore[misc]
+
+
+class _Bleu(_PlainNumbers, BLEU):
+    pass
+
+
+class _Chrf(_PlainNumbers, CHRF):
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +67,7 @@ def _corpus_scores(made: Sequence[str], references: Sequence[Sequence[str]], res
     columns = [[each[min(place, len(each) - 1)] for each in references] for place in range(most)]
     tokens = "zh" if _unspaced("".join(columns[0])) else "13a"
     found = []
-    for name, metric in (("bleu", BLEU(tokenize=tokens)), ("chrf", CHRF())):
+    for name, metric in (("bleu", _Bleu(tokenize=tokens)), ("chrf", _Chrf())):
         score = metric.corpus_score(list(made), columns, n_bootstrap=resamples)
         value, half = float(score.score), float(score._ci)
         estimate = Estimate(value, max(0.0, value - half), min(100.0, value + half), len(made))

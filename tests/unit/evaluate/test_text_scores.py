@@ -43,6 +43,13 @@ def test_bleu_and_chrf_are_sacrebleus_with_its_signature() -> None:
     assert "tok:13a" in found["bleu"].signature
 
 
+def test_resamples_without_any_match_count_as_others_do() -> None:
+    """One text of four has something right: about a third of the resamples have nothing."""
+    made, real = ["one two three four five", "aa", "bb", "cc"], ["one two three four five", "xx", "yy", "zz"]
+    for found in text_scores(made, [[each] for each in real], resamples=50, seed=0)[:2]:
+        assert 0 <= found.found.low < found.found.value < found.found.high <= 100, found.metric
+
+
 def test_any_of_a_samples_texts_counts_as_right() -> None:
     found = scored(["seven", "a  nine", "two"], [["a seven", "seven"], ["a nine"], ["one", "zero", "four"]])
     assert found["exact_match"] == pytest.approx(2 / 3)
