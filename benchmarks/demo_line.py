@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from benchmarks.kept import whole
 from flows.demo import configure
 from mmgen import steps
 from mmgen.artifact import Artifact
@@ -120,11 +121,7 @@ def keep(path: Path, rows: Sequence[Score], model: str, **about: Any) -> pl.Data
     }  # fmt: skip
     checked = pl.read_parquet(scores.to_parquet(rows))
     table = checked.with_columns(pl.lit(value).alias(name) for name, value in beside.items())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # whole or not at all
-    partial = path.with_suffix(".partial")
-    table.write_parquet(partial)
-    partial.rename(path)
+    whole(path, table.write_parquet)
     return table
 
 

@@ -140,7 +140,7 @@ def bare(flow: JointFlow, batch: Batch, settings: TrainConfig, steps: int, avera
             optimiser.zero_grad(set_to_none=True)
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=on):
                 loss = network.loss(batch, rng)["loss"]
-            loss.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward([loss])
             torch.nn.utils.clip_grad_norm_(network.parameters(), settings.max_grad_norm or 1.0)
             optimiser.step()
             if kept is not None:

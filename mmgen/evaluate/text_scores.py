@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from sacrebleu.metrics.bleu import BLEU
-from sacrebleu.metrics.chrf import CHRF
+from sacrebleu.metrics.bleu import BLEU, BLEUScore
+from sacrebleu.metrics.chrf import CHRF, CHRFScore
 
 from mmgen.evaluate.intervals import Estimate, bootstrap, mean_of_samples, wilson
 
@@ -17,21 +16,18 @@ from mmgen.evaluate.intervals import Estimate, bootstrap, mean_of_samples, wilso
 _UNSPACED = ("\u0e00", "\u0e7f"), ("\u3040", "\u30ff"), ("\u3400", "\u9fff"), ("\uf900", "\ufaff")
 
 
-class _PlainNumbers:
-    """Sacrebleu takes the mean over resamples, of which those without a match score a float and others a float32, and
-    `statistics` does not mix them."""
-
-    def _compute_score_from_stats(self, stats: Iterable[float]) -> Any:
-        plain = [float(each) for each in stats]
-        return super()._compute_score_from_stats(plain)  # type: ignore[misc]
+# sacrebleu takes the mean over resamples with `statistics`, which does not mix float32, as counts summed by numpy give,
+# with the float of a resample that has nothing right; counts are whole numbers
 
 
-class _Bleu(_PlainNumbers, BLEU):
-    pass
+class _Bleu(BLEU):
+    def _compute_score_from_stats(self, stats: Sequence[float]) -> BLEUScore:
+        return super()._compute_score_from_stats([int(each) for each in stats])
 
 
-class _Chrf(_PlainNumbers, CHRF):
-    pass
+class _Chrf(CHRF):
+    def _compute_score_from_stats(self, stats: Sequence[float]) -> CHRFScore:
+        return super()._compute_score_from_stats([int(each) for each in stats])
 
 
 @dataclass(frozen=True, slots=True)
