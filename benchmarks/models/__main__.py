@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import torch
 
 from benchmarks.kept import Kept, whole
@@ -32,6 +34,18 @@ from mmgen.training.loop import bf16_works
 
 RESULTS, DOCS = Path(__file__).parents[1] / "results", Path(__file__).parents[2] / "docs"
 COMMAND = "python -m benchmarks.models"
+PAGE = "models.md"
+HEAD = f"""# Generators, compared
+
+What `make bench-models` measured, made by `make bench-models ARGS=--table` from benchmarks/results/models.parquet.
+`spoken_digits`, 3,500 training pairs; the same minutes of processor time for each, codecs included; judged on 464 test
+rows. Numbers of several seeds are means with the mean of their 95% bootstrap or Wilson intervals; "real" is what real
+rows score, or one half of them against the other. The README says it in short.
+
+![Coherence over minutes of processor time]({drawing.MINUTES})
+![Pictures that each makes of the same captions]({drawing.PICTURES})
+![Coherence over the number of pairs]({drawing.PAIRS})
+"""
 #: what a row says of its cell; `real` is nobody's: what real rows score
 CELL = ("contender", "variant", "seed", "minutes")
 REAL = "real"
@@ -108,6 +122,24 @@ def told(cell: Cell) -> dict[str, Any]:
     return {"contender": cell.contender, "variant": cell.variant, "seed": cell.seed, "minutes": float(cell.minutes)}
 
 
+def show(place: Place, table: pl.DataFrame, docs: Path) -> None:
+    """All tables on the screen and as a page, the plots, and, where the cells themselves are here, what they make of
+    the same captions."""
+    said = tables.everything(table)
+    print(said)
+    docs.mkdir(parents=True, exist_ok=True)
+    whole(docs / PAGE, lambda path: path.write_text(f"{HEAD}\n{said}\n", encoding="utf-8"))
+    drawing.draw(table, docs)
+    full = tables.full(table)
+    made = {tables.NAMES[name]: place.made(Cell(name, "complete", 0, full)) for name in tables.contenders(table)}
+    if all(path.exists() for path in made.values()):
+        bench = Bench(place.store, "test", place.exam("test"))
+        images = {"real": bench.real["image"].numpy()} | {
+            name: np.load(path)["text>image"] for name, path in made.items()
+        }
+        drawing.pictures(images, bench.labels_N.numpy(), docs / drawing.PICTURES)
+
+
 def best_of(tuned: dict[str, Any]) -> str:
     """The peer with the highest mean coherence in tuning."""
     return max(settings.GRID, key=lambda peer: tuned[peer]["tried"][tuned[peer]["chosen"]]["mean_coherence"])
@@ -148,8 +180,7 @@ def main() -> None:
     found = results.scores.table()
     if found is None:
         raise SystemExit(f"{results.scores.path}: no results yet; run `make bench-models` first")
-    print(tables.everything(found))
-    drawing.draw(found, work / "docs" if trying else DOCS)
+    show(place, found, work / "docs" if trying else DOCS)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
-"""The plots of the comparison, from the scores alone: quality over processor minutes, and over the number of pairs."""
+"""The plots of the comparison, from the scores alone: quality over processor minutes, and over the number of pairs; and
+a grid of what contenders make of the same captions, from the cells themselves."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
@@ -15,7 +18,9 @@ from benchmarks.models.tables import MEANS, NAMES, contenders, full, of_pairs
 from mmgen.evaluate import scores
 from mmgen.report.plots import COLOURS, GRID, INK
 
-MINUTES, PAIRS = "models-minutes.png", "models-pairs.png"
+MINUTES, PAIRS, PICTURES = "models-minutes.png", "models-pairs.png", "models-pictures.png"
+#: samples of each class in a grid of pictures: two that are the same show a collapse
+EACH = 2
 #: metric → its style, the same in both plots
 DASHES = {**dict(zip(MEANS, ("-", "--"), strict=True)), scores.JOINT_COHERENCE: ":"}
 LABELS = {**MEANS, scores.JOINT_COHERENCE: "joint"}
@@ -44,6 +49,29 @@ def draw(table: pl.DataFrame, folder: Path) -> list[Path]:
             _plot(rows, x, label, folder / name)
             drawn.append(folder / name)
     return drawn
+
+
+def pictures(images: Mapping[str, np.ndarray], labels_N: np.ndarray, path: Path) -> None:
+    """A grid of pictures: a row for each maker (N, 1, H, W in -1 to 1, of the same conditions), a column for each of
+    the first samples of each class."""
+    shown = strips(images, labels_N)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(9.0, 0.5 * len(shown)), layout="constrained")
+        places: Any = figure.subplots(len(shown), 1, squeeze=False)
+        for axes, (name, strip) in zip(places[:, 0], shown.items(), strict=True):
+            axes.imshow(strip, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+            axes.set_ylabel(name, rotation=0, ha="right", va="center")
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.grid(False)
+            axes.spines[:].set_visible(False)
+        figure.savefig(path, dpi=150, metadata={"Software": None})
+
+
+def strips(images: Mapping[str, np.ndarray], labels_N: np.ndarray) -> dict[str, np.ndarray]:
+    """Of each maker the first `EACH` pictures of each class side by side, (H, W · classes · EACH)."""
+    columns = [row for label in np.unique(labels_N) for row in np.flatnonzero(labels_N == label)[:EACH]]
+    return {name: np.concatenate([*array[columns, 0].clip(-1, 1)], axis=1) for name, array in images.items()}
 
 
 def _plot(rows: pl.DataFrame, x: str, label: str, path: Path) -> None:

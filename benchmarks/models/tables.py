@@ -18,6 +18,13 @@ NAMES = {
 }  # fmt: skip
 SAMPLERS = {"prior": "prior", "gmm": "mixture"}
 MEANS = {scores.MEAN_COHERENCE: "mean, one input", f"{scores.MEAN_COHERENCE_OF}2": "mean, two inputs"}
+#: the variants that all contenders learn from
+VARIANTS = {"complete": "complete data", "half": "half of the training slots missing"}
+#: the rows of the short table
+SUMMARY = {
+    **{name: metric for metric, name in MEANS.items()}, "joint, its better sampler": scores.JOINT_COHERENCE,
+    "kernel distance, mean": scores.JUDGE_KERNEL_DISTANCE, "coverage, mean": scores.COVERAGE,
+}  # fmt: skip
 #: metric → the metric of real rows that says what a perfect generator would score
 FLOORS = {
     scores.JUDGE_KERNEL_DISTANCE: scores.JUDGE_KERNEL_FLOOR,
@@ -31,6 +38,11 @@ def full(table: pl.DataFrame) -> float:
     most = table["minutes"].max()
     assert isinstance(most, float)
     return most
+
+
+def _measured(table: pl.DataFrame, variant: str) -> pl.DataFrame:
+    """A variant's rows with the whole budget."""
+    return table.filter(variant=variant).filter(pl.col("minutes") == full(table))
 
 
 def said(rows: pl.DataFrame, digits: int = 3) -> str:
@@ -95,7 +107,7 @@ def _summaries(whole: pl.DataFrame, columns: Sequence[str]) -> list[list[str]]:
 def costs(table: pl.DataFrame, variant: str) -> str:
     """What each contender was charged, and how large it is."""
     rows = []
-    mine = table.filter(variant=variant).filter(pl.col("minutes") == full(table))
+    mine = _measured(table, variant)
     for name in contenders(mine):
         here = mine.filter(contender=name).unique("seed")
         spread = mine.filter(contender=name, metric=scores.MEAN_COHERENCE)["value"]
@@ -150,11 +162,59 @@ def _along(mine: pl.DataFrame, column: str, head: str) -> str:
     )
 
 
+def summary(table: pl.DataFrame, variant: str) -> str:
+    """Each contender in a few numbers: means over directions (and seeds), of joint samples the better sampler."""
+    mine = _measured(table, variant)
+    columns = contenders(mine)
+    rows = [["least direction, one input", *(_least(mine.filter(contender=each)) for each in columns)]]
+    for name, metric in SUMMARY.items():
+        here = mine.filter(metric=metric)
+        if metric == scores.JOINT_COHERENCE:
+            cells = [_better(here.filter(contender=each)) for each in columns]
+        elif metric in MEANS:
+            cells = [said(here.filter(contender=each)) for each in columns]
+        else:
+            directed = here.filter(sampler="")
+            cells = [f"{fmean(directed.filter(contender=each)['value']):.3f}" for each in columns]
+        rows.append([name, *cells])
+    return markdown(["", *(NAMES[each] for each in columns)], rows)
+
+
+def _least(mine: pl.DataFrame) -> str:
+    """The direction from one input with the lowest coherence over seeds."""
+    single = mine.filter(metric=scores.COHERENCE).filter(~pl.col("given").str.contains(scores.AND, literal=True))
+    means = single.group_by("given", "made").agg(pl.col("value").mean()).sort("value", "given", "made")
+    given, made, value = means.row(0)
+    return f"{value:.3f} {arrow(given, made)}"
+
+
+def _better(joint: pl.DataFrame) -> str:
+    """Coherence of joint samples by the sampler with the higher mean over seeds."""
+    if joint.is_empty():
+        return "–"
+    best = joint.group_by("sampler").agg(pl.col("value").mean()).sort("value", "sampler")["sampler"][-1]
+    return said(joint.filter(sampler=best))
+
+
+def provenance(table: pl.DataFrame) -> str:
+    """Which cells were made on which machine, at which commit."""
+    made = table.filter(pl.col("minutes") > 0).unique(["contender", "variant", "seed", "minutes"])
+    rows = []
+    for keys, part in made.sort("contender").group_by("contender", "machine", "commit", maintain_order=True):
+        name, machine, commit = map(str, keys)
+        speed = fmean(part["steps"] / part["cpu_s"])
+        rows.append([NAMES[name], str(len(part)), machine, commit[:9], f"{speed:.2f}"])
+    return markdown(["", "cells", "machine", "commit", "steps per CPU s"], rows)
+
+
 def everything(table: pl.DataFrame) -> str:
     """All tables, under headings."""
     parts = []
-    for variant, name in (("complete", "complete data"), ("half", "half of the training slots missing")):
-        if table.filter(variant=variant).filter(pl.col("minutes") == full(table)).is_empty():
+    for variant, name in VARIANTS.items():
+        if not _measured(table, variant).is_empty():
+            parts += [f"### In short, {name}", summary(table, variant)]
+    for variant, name in VARIANTS.items():
+        if _measured(table, variant).is_empty():
             continue
         parts += [f"### Coherence, {name}", beside(table, variant, scores.COHERENCE)]
         parts += [f"### Kernel distance in the judges' features, {name}",
@@ -163,4 +223,5 @@ def everything(table: pl.DataFrame) -> str:
         parts += [f"### Costs, {name}", costs(table, variant)]
     parts += ["### Over processor minutes", curve(table), "### Over the number of pairs", pairs(table)]
     parts += ["### Over the share of missing slots", missing(table)]
+    parts += ["### Where the cells were made", provenance(table)]
     return "\n\n".join(parts)

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks.models import cells, drawing, judging, lines, settings, tables
 from benchmarks.models.__main__ import Results, best_of
@@ -236,6 +237,42 @@ def test_the_share_of_missing_slots_has_a_row_for_each_variant_of_whole_size(tab
     assert [line(text, start)[2][:5] for start in ("0 ours", "0.5 ours", "0.8 ours")] == ["0.900", "0.700", "0.600"]
     assert "most" not in tables.pairs(whole)
     assert len(tables.pairs(whole).splitlines()) == len(tables.pairs(table).splitlines())
+
+
+def test_the_short_table_has_the_least_direction_and_the_better_sampler(table: pl.DataFrame) -> None:
+    worse = rows_of("mopoe", 0.2).filter(metric=scores.COHERENCE, given="text").with_columns(given=pl.lit("audio"))
+    text = tables.summary(pl.concat([table, worse]), "complete")
+    # directions from two inputs are no part of it
+    assert line(text, "least direction, one input")[1:] == ["0.850 text → image", "0.200 audio → image"]
+    assert line(text, "mean, one input")[1:] == ["0.850 [0.830, 0.870]", "0.400 [0.380, 0.420]"]
+    assert line(text, "joint, its better sampler")[1:] == ["0.850 [0.830, 0.870]", "0.500 [0.380, 0.420]"]
+    # coverage of joint samples is no part of the mean over directions
+    assert line(text, "coverage, mean")[1:] == ["0.850", "0.400"]
+
+
+def test_every_machine_and_commit_of_a_contender_is_named_with_its_speed(table: pl.DataFrame) -> None:
+    moved = rows_of("mopoe", 0.4, seed=1).with_columns(machine=pl.lit("another"), steps=pl.lit(600.0))
+    text = tables.provenance(pl.concat([table, moved]))
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in text.splitlines()[2:]]
+    assert ["MoPoE", "1", "another", "c", "1.00"] in rows
+    assert ["ours", "4", "m", "c"] in [row[:4] for row in rows]
+    assert "real" not in text
+
+
+def test_a_grid_of_pictures_has_the_first_two_samples_of_each_class_of_every_maker(tmp_path: Path) -> None:
+    labels_N = np.array([1, 0, 1, 0, 1])
+    numbered = np.broadcast_to(np.array([-2, -0.5, 0, 0.5, 1])[:, None, None, None], (5, 1, 8, 6))
+    images = {"real": numbered, "ours": -numbered}
+    found = drawing.strips(images, labels_N)
+    assert found["real"].shape == (8, 24)
+    # rows 1 and 3 are of class 0; what no file can hold is clipped
+    assert found["real"][0, ::6].tolist() == [-0.5, 0.5, -1, 0]
+    assert found["ours"][0, ::6].tolist() == [0.5, -0.5, 1, 0]
+    drawing.pictures(images, labels_N, tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as picture:
+        shades = np.unique(np.asarray(picture.convert("L")))
+    for shade in (0, 64, 127, 191):  # of -1, -0.5, 0 and 0.5
+        assert np.abs(shades.astype(int) - shade).min() <= 1
 
 
 def test_everything_leaves_out_a_variant_without_rows(table: pl.DataFrame) -> None:
