@@ -7,7 +7,7 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -214,24 +214,26 @@ def run(place: Place, cell: Cell, chosen: dict[str, int], split: str) -> dict[st
             place, cell, [str(place.peer_python()), str(ROOT / "benchmarks" / "models" / "peer.py")], request
         )
     elif cell.contender == FLOW:
-        found = _within(place, cell)
+        found = _within(place, cell, flow, pace(place).share(cell.minutes))
     else:
-        found = _ours(place, cell, baseline(cell.minutes), str(place.made(cell)))
+        found = _within(place, cell, baseline, settings.MARGIN * cell.minutes)
     found = asdict(cell) | found
     costs.write_text(json.dumps(found), encoding="utf-8")
     return found
 
 
-def _within(place: Place, cell: Cell) -> dict[str, Any]:
-    """Our flow, whose budget is steps, planned by its pace. What took more processor time all the same, as it does on a
-    machine that is busier than it was then, is trained anew, shorter."""
-    share, budget_s = pace(place).share(cell.minutes), 60 * cell.minutes
+def _within(
+    place: Place, cell: Cell, trainings: Callable[[float], list[dict[str, Any]]], size: float
+) -> dict[str, Any]:
+    """Our trainings, whose budget is steps, planned by their pace. What took more processor time all the same, as it
+    does on a machine that is busier than it was then, is trained anew, shorter. size: what `trainings` is asked for."""
+    budget_s = 60 * cell.minutes
     for left in reversed(range(settings.TRIES)):
-        found = _ours(place, cell, flow(share), str(place.made(cell)))
+        found = _ours(place, cell, trainings(size), str(place.made(cell)))
         if found["cpu_s"] <= budget_s or not left:
             break
         print(f"{cell.name}: {found['cpu_s']:.0f} s of {budget_s:.0f}, again and shorter", flush=True)
-        share *= settings.MARGIN * budget_s / found["cpu_s"]
+        size *= settings.MARGIN * budget_s / found["cpu_s"]
     return found
 
 

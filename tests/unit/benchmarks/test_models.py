@@ -54,18 +54,22 @@ def test_ours_scales_every_training_and_keeps_the_rest_of_the_recipe() -> None:
     assert config.judges == recipe.judges
 
 
-def test_ours_is_trained_anew_and_shorter_where_it_went_beyond_its_budget(tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("contender", [FLOW, BASELINE])
+def test_ours_is_trained_anew_and_shorter_where_it_went_beyond_its_budget(contender, tmp_path, monkeypatch) -> None:
     place, asked = cells.Place(tmp_path, tmp_path), []
     (place.cells / "pace.json").write_text('{"fixed_s": 0.0, "recipe_s": 300.0}')
+    recipe = cells.flow(1.0)[0]["generator"]["train"]["steps"]
 
     def slower(place, cell, trainings, made):
-        asked.append(trainings[0]["generator"]["train"]["steps"])
         # half as fast as when its pace was measured
-        return {"cpu_s": 600.0 * asked[-1] / cells.flow(1.0)[0]["generator"]["train"]["steps"]}
+        planned = [each.get("budget_s") or 300 * each["generator"]["train"]["steps"] / recipe for each in trainings]
+        asked.append(2 * sum(planned))
+        return {"cpu_s": asked[-1]}
 
     monkeypatch.setattr(cells, "_ours", slower)
-    found = cells.run(place, cells.Cell(FLOW, "complete", 0, 10), {}, "test")
+    found = cells.run(place, cells.Cell(contender, "complete", 0, 10), {}, "test")
     assert len(asked) == 2
+    assert asked[0] > 600
     assert 0.9 * 600 < found["cpu_s"] <= 600
 
 
