@@ -15,7 +15,7 @@ from mmgen import artifact, catalog, rerender, tombstones
 from mmgen.artifact import Artifact, Draft, fingerprint
 from mmgen.dataset import Dataset
 from mmgen.decision import split_rank
-from mmgen.errors import UnknownReference, UserError, unknown_name
+from mmgen.errors import StoreError, UnknownReference, UserError, unknown_name
 from mmgen.forgotten import Ledger
 from mmgen.holders import Holders, find_holders
 from mmgen.records import ShardInfo
@@ -24,7 +24,7 @@ from mmgen.runtime import circumstance
 from mmgen.shard_config import ShardConfig
 from mmgen.shard_facts import Facts, Part, in_tar
 from mmgen.shard_files import write_files
-from mmgen.shard_plan import plan
+from mmgen.shard_plan import BaseShard, plan
 from mmgen.shards import (
     PLANS,
     adopt,
@@ -96,9 +96,17 @@ def known_holders(store: Store, name: str, keys: Set[str], ledger: Ledger) -> Ho
 # ---------------------------------------------------------------- the version without them
 
 
+def _whole(store: Store, base: Artifact) -> list[BaseShard]:
+    """All shards of the base. Raises StoreError if another purge has taken some of them."""
+    shards = list(base_shards(store, base))
+    if len(shards) < len(base.by_role("facts")):
+        raise StoreError(f"{base.ref}: samples of it were purged meanwhile; run the same command again")
+    return shards
+
+
 def _left(store: Store, base: Artifact, keys: Set[str]) -> pl.DataFrame:
     """The base's samples (`row`: their place in it, `key`, `split`, `digest`) without `keys`."""
-    shards = base_shards(store, base)
+    shards = _whole(store, base)
     rows = pl.concat((each.rows.with_columns(split=pl.lit(each.split)) for each in shards), rechunk=True)
     left = rows.with_columns(row=pl.int_range(pl.len(), dtype=pl.Int64)).filter(~pl.col("key").is_in(list(keys)))
     if not left.height:
@@ -127,9 +135,7 @@ def _version(store: Store, base: Artifact, rows: pl.DataFrame, keys: Set[str], l
         fingerprint(step="forget", version=VERSION, base=base.fingerprint, keys=tokens),
     )  # fmt: skip
     facts_of = Facts(store, _parts(base), slots, _member_name, rows)
-    made = plan(
-        rows, base_shards(store, base), ShardConfig(**base.config["shard"]), base.config["seed"], facts_of.sizes
-    )
+    made = plan(rows, _whole(store, base), ShardConfig(**base.config["shard"]), base.config["seed"], facts_of.sizes)
     infos = adopt(draft, base, made.shared)
     for number, places_M in enumerate(made.places()):
         # each is what is left of one shard, or a part of that

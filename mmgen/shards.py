@@ -155,9 +155,10 @@ def _load_base(store: Store, verdicts: Artifact, part: Mapping[str, Any]) -> Art
 
 
 def base_shards(store: Store, base: Artifact) -> Iterator[BaseShard]:
-    """The base version's shards. One with a damaged file is written anew, in the same place.
+    """The base version's shards. One with a damaged file is written anew, in the same place; one that was purged is
+    passed over: what is left of it is new rows.
 
-    Raises IntegrityError if its facts cannot be read, StoreError if they are purged while this reads.
+    Raises IntegrityError if its facts cannot be read.
     """
     files = by_digest(base)
     for entry in base.by_role("facts"):
@@ -165,7 +166,7 @@ def base_shards(store: Store, base: Artifact) -> Iterator[BaseShard]:
             table = read_parquet(store, entry.path, ["key", "digest"])
         except (FileNotFoundError, pl.exceptions.PolarsError) as error:
             if entry.path in purged(store, base):
-                raise StoreError(f"{base.ref}: samples of it were purged meanwhile; run the line again") from error
+                continue
             said = f"a table of {base.ref} that cannot be read; restore it, or build anew with --rebuild"
             raise IntegrityError(f"{entry.path}: {said}: {error}") from error
         whole = all(store.size(each.path) == each.size for each in files[entry.facts["digest"]].values())

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import mmgen
 from mmgen import artifact, catalog, steps, tombstones
 from mmgen.config import Config
-from mmgen.errors import UnknownReference, UserError
+from mmgen.errors import StoreError, UnknownReference, UserError
 from mmgen.forget import forget
 from mmgen.forgotten import Ledger
 from mmgen.holders import find_holders
@@ -194,6 +194,39 @@ def test_a_purged_version_says_so_and_is_not_used_again(tmp_path: Path) -> None:
     assert missing <= tombstones.purged(store, first)
     assert artifact.find(store, "dataset", "tiny", first.fingerprint) is None
     assert not any("purged-" in path for path, _ in catalog.unreferenced(store)), "a tombstone stays"
+
+
+def test_a_run_whose_base_is_purged_before_it_writes_ends_well_when_it_is_run_again(tmp_path: Path) -> None:
+    table, store = write_source(tmp_path / "source", 24), Store(tmp_path / "store")
+    config, whole = table_config(table, shard={"max_samples": 10}), read_table(table)
+    write_table(table, whole[:-4])
+    run(config, store)
+    # rows came since; a purge has told the ledger, and not yet made its version when the run judges them
+    write_table(table, whole)
+    Ledger.read(store, "tiny").add(["s0003"])
+    *_, judged = steps.run(config, Runtime(store), ("ingest", "validate"))
+    assert judged.artifact.facts["base"] == "dataset:tiny@1"
+    forget(store, "tiny", ["s0003"], purge=True)
+    made = run(config, store)["shard"]
+    assert made.artifact.facts["counts"]["kept"] == 23
+    assert not run(config, store)["shard"].ran
+    with mmgen.open(made.artifact.ref, store) as dataset:
+        assert set(dataset.keys()) == {f"s{number:04d}" for number in range(24)} - {"s0003"}
+        assert all(dataset[key].values for key in list(dataset.keys()))
+
+
+def test_a_purge_beside_another_says_that_it_is_to_be_run_again(tmp_path: Path) -> None:
+    store, _ = made_line(tmp_path)
+    base = artifact.load(store, "dataset", "tiny", 1)
+    first, second, *_ = base.by_role("facts")
+    kept = read_parquet(store, second.path)["key"][0]
+    # the other one has deleted a shard of the base, and its version is not the newest yet
+    tombstones.put(store, base, {first.path})
+    store.delete(first.path)
+    with pytest.raises(StoreError, match="purged meanwhile; run the same command again"):
+        forget(store, "tiny", [kept])
+    # what cannot be made leaves no line behind
+    assert Ledger.read(store, "tiny").line_of(kept) is None
 
 
 def test_an_earlier_forgetting_can_be_purged_later(tmp_path: Path) -> None:
