@@ -152,9 +152,8 @@ def _along(mine: pl.DataFrame, column: str, head: str) -> str:
     for at, name in mine.select(column, "contender").unique().sort(column, "contender").iter_rows():
         here = mine.filter(pl.col(column) == at, pl.col("contender") == name)
         joint = here.filter(metric=scores.JOINT_COHERENCE)
-        best = joint.filter(pl.col("value") == joint["value"].max()).head(1)
         means = [said(here.filter(metric=metric)) for metric in MEANS]
-        rows.append([f"{at:g} {NAMES[name]}", f"{fmean(here['cpu_s']):,.0f}", *means, said(best),
+        rows.append([f"{at:g} {NAMES[name]}", f"{fmean(here['cpu_s']):,.0f}", *means, _better(joint),
                      *(f"{fmean(here.filter(metric=metric, sampler='')['value']):.3f}"
                        for metric in (scores.JUDGE_KERNEL_DISTANCE, scores.COVERAGE))])  # fmt: skip
     return markdown(
@@ -200,7 +199,8 @@ def provenance(table: pl.DataFrame) -> str:
     """Which cells were made on which machine, at which commit."""
     made = table.filter(pl.col("minutes") > 0).unique(["contender", "variant", "seed", "minutes"])
     rows = []
-    for keys, part in made.sort("contender").group_by("contender", "machine", "commit", maintain_order=True):
+    told = ("contender", "machine", "commit")
+    for keys, part in made.sort(*told, "variant", "seed", "minutes").group_by(*told, maintain_order=True):
         name, machine, commit = map(str, keys)
         speed = fmean(part["steps"] / part["cpu_s"])
         rows.append([NAMES[name], str(len(part)), machine, commit[:9], f"{speed:.2f}"])
@@ -209,13 +209,11 @@ def provenance(table: pl.DataFrame) -> str:
 
 def everything(table: pl.DataFrame) -> str:
     """All tables, under headings."""
+    there = {variant: name for variant, name in VARIANTS.items() if not _measured(table, variant).is_empty()}
     parts = []
-    for variant, name in VARIANTS.items():
-        if not _measured(table, variant).is_empty():
-            parts += [f"### In short, {name}", summary(table, variant)]
-    for variant, name in VARIANTS.items():
-        if _measured(table, variant).is_empty():
-            continue
+    for variant, name in there.items():
+        parts += [f"### In short, {name}", summary(table, variant)]
+    for variant, name in there.items():
         parts += [f"### Coherence, {name}", beside(table, variant, scores.COHERENCE)]
         parts += [f"### Kernel distance in the judges' features, {name}",
                   beside(table, variant, scores.JUDGE_KERNEL_DISTANCE)]  # fmt: skip

@@ -263,6 +263,14 @@ def test_every_machine_and_commit_of_a_contender_is_named_with_its_speed(table: 
     assert "real" not in text
 
 
+def test_tables_do_not_depend_on_the_order_in_which_cells_were_made(table: pl.DataFrame) -> None:
+    moved = rows_of("mopoe", 0.4, seed=1).with_columns(machine=pl.lit("another"), commit=pl.lit("d"))
+    whole = pl.concat([table, moved, rows_of("mopoe", 0.4, seed=2).with_columns(commit=pl.lit("b"))])
+    assert {tables.everything(whole.sample(fraction=1.0, shuffle=True, seed=n)) for n in range(8)} == {
+        tables.everything(whole)
+    }
+
+
 def test_a_grid_of_pictures_has_the_first_two_samples_of_each_class_of_every_maker(tmp_path: Path) -> None:
     labels_N = np.array([1, 0, 1, 0, 1])
     numbered = np.broadcast_to(np.array([-2, -0.5, 0, 0.5, 1])[:, None, None, None], (5, 1, 8, 6))
